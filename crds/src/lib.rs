@@ -1,0 +1,15 @@
+//! Quorate's API: the types users write ([`DistributedConfig`]), what the operator stores for them
+//! ([`head`]), and the names and annotations both sides agree on ([`names`]).
+//!
+//! The YAML in this crate's folder is generated from these types by the `crdgen` binary; a test
+//! fails when the two drift apart.
+
+mod config;
+pub mod head;
+pub mod names;
+mod status;
+mod yaml;
+
+pub use config::*;
+pub use status::*;
+pub use yaml::crd_documents;

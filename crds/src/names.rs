@@ -1,0 +1,45 @@
+//! The names, labels and annotations that operator, sidecar and plugin agree on.
+
+/// The Secret type of a head: what pods read now.
+pub const HEAD_TYPE: &str = "quorate.io/head";
+/// The Secret type of a log entry: one published revision, immutable.
+pub const REVISION_TYPE: &str = "quorate.io/revision";
+
+/// Label on everything stored for a config: the config's name.
+pub const LABEL_CONFIG: &str = "quorate.io/config";
+/// Label that tells a head from a log entry: [`KIND_HEAD`] or [`KIND_REVISION`].
+pub const LABEL_KIND: &str = "quorate.io/kind";
+/// Value of [`LABEL_KIND`] on the head.
+pub const KIND_HEAD: &str = "head";
+/// Value of [`LABEL_KIND`] on log entries.
+pub const KIND_REVISION: &str = "revision";
+
+/// Annotation: the revision number, decimal.
+pub const REVISION: &str = "quorate.io/revision";
+/// Annotation: `sha256:…` over the manifest; equal content has an equal hash.
+pub const HASH: &str = "quorate.io/hash";
+/// Annotation: the hash of the revision before; absent on the first.
+pub const PREVIOUS_HASH: &str = "quorate.io/previous-hash";
+/// Annotation: `sha256:…` over the previous chain value, the revision and the hash.
+pub const CHAIN: &str = "quorate.io/chain";
+/// Annotation: when the revision was decided, RFC 3339 with microseconds, by the operator's clock.
+pub const DECIDED_AT: &str = "quorate.io/decided-at";
+/// Annotation: the older revision whose content this is (a roll-back); absent otherwise.
+pub const RESTORED: &str = "quorate.io/restored";
+
+/// Data key of the manifest.
+pub const MANIFEST_KEY: &str = "quorate.manifest.json";
+/// Data key of the provenance.
+pub const PROVENANCE_KEY: &str = "quorate.provenance.json";
+
+/// The name of a config's head.
+#[must_use]
+pub fn head_name(config: &str) -> String {
+    format!("{config}.quorate")
+}
+
+/// The name of a config's log entry.
+#[must_use]
+pub fn revision_name(config: &str, revision: i64) -> String {
+    format!("{config}.quorate-r{revision}")
+}
