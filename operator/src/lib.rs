@@ -1,1 +1,151 @@
-//! operator
+//! Quorate's operator: it resolves `DistributedConfig` objects into heads.
+//!
+//! `dereference -> resolve -> decide -> apply -> report`, one module a step; only the first and the
+//! fourth touch the API. It is level-triggered: a run depends on what is there, not on what happened.
+
+pub mod api;
+pub mod apply;
+pub mod decide;
+pub mod dereference;
+pub mod health;
+mod key;
+pub mod log;
+pub mod metrics;
+pub mod options;
+pub mod queue;
+pub mod reconcile;
+pub mod report;
+mod serve;
+pub mod state;
+pub mod watch;
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::{net::TcpListener, task::JoinSet};
+
+pub use key::Key;
+
+/// How many configs are worked on at a time.
+const RUNS: usize = 8;
+/// The main loop turns at least this often.
+const TURN: Duration = Duration::from_secs(5);
+/// The first and the longest wait after a failed run.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// The parts of a running operator.
+pub struct Operator {
+    /// The way to the API server.
+    pub client: Client,
+    /// The namespaces served; none is all.
+    pub namespaces: Vec<String>,
+    /// What is known.
+    pub state: state::State,
+    /// What is measured.
+    pub metrics: metrics::Metrics,
+    /// Whether it is well.
+    pub health: health::Health,
+}
+
+/// A client that obeys what every call obeys: no hidden retries, and no connection that is silent for ever.
+///
+/// # Errors
+/// When there is neither a KUBECONFIG nor a service account, or TLS cannot be set up.
+pub async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    config.default_retry = false;
+    // Bookmarks come every minute: a watch that is silent for longer is dead.
+    config.read_timeout = Some(Duration::from_secs(90));
+    // Compressing each watch event costs more than it saves on a cluster's network.
+    config.disable_compression = true;
+    Ok(Client::try_from(config)?)
+}
+
+/// Runs the operator until `shutdown`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn run(
+    client: Client,
+    namespaces: Vec<String>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let operator = Arc::new(Operator {
+        client,
+        state: state::State::default(),
+        metrics: metrics::Metrics::default(),
+        health: health::Health::new(watch::names_of(&namespaces)),
+        namespaces,
+    });
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    let routes = serve::routes(Arc::clone(&operator));
+    tokio::select! {
+        served = async { axum::serve(listener, routes).await } => Ok(served?),
+        () = watch::follow(Arc::clone(&operator)) => Ok(()),
+        () = work(Arc::clone(&operator)) => Ok(()),
+        () = shutdown => {
+            tracing::info!("ending");
+            Ok(())
+        }
+    }
+}
+
+/// Runs what is due, for ever.
+async fn work(operator: Arc<Operator>) {
+    let mut runs = JoinSet::new();
+    let mut keys = HashMap::new();
+    let mut failures: HashMap<Key, u32> = HashMap::new();
+    loop {
+        operator.health.turn();
+        tokio::select! {
+            key = operator.state.queue.next(), if runs.len() < RUNS => {
+                let (operator, run_key) = (Arc::clone(&operator), key.clone());
+                let handle = runs.spawn(async move {
+                    let start = tokio::time::Instant::now();
+                    let result = reconcile::run(&operator, &run_key).await;
+                    operator.metrics.reconcile.observe(start.elapsed().as_secs_f64());
+                    result
+                });
+                keys.insert(handle.id(), key);
+            }
+            Some(ended) = runs.join_next_with_id() => {
+                let (id, result) = match ended {
+                    Ok((id, result)) => (id, result),
+                    Err(error) => (error.id(), Err(error.into())),
+                };
+                if let Some(key) = keys.remove(&id) {
+                    end(&operator, key, result, &mut failures);
+                }
+            }
+            () = tokio::time::sleep(TURN) => {}
+        }
+    }
+}
+
+/// Makes a config due again: at the time its run asked for, or after a back-off.
+fn end(
+    operator: &Operator,
+    key: Key,
+    result: Result<Option<Duration>, reconcile::RunError>,
+    failures: &mut HashMap<Key, u32>,
+) {
+    let queue = &operator.state.queue;
+    queue.done(&key);
+    match result {
+        Ok(next) => {
+            failures.remove(&key);
+            if let Some(next) = next {
+                queue.add_after(key, next);
+            }
+        }
+        Err(error) => {
+            operator.metrics.error(error.category());
+            let count = failures.entry(key.clone()).or_default();
+            let wait = BACKOFF.1.min(BACKOFF.0 * 2_u32.saturating_pow(*count));
+            *count = count.saturating_add(1);
+            tracing::warn!(config = %key, %error, again_after_ms = wait.as_millis(), "a run failed");
+            queue.add_after(key, wait);
+        }
+    }
+}

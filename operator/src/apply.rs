@@ -1,0 +1,217 @@
+//! Step 4: does what was decided, by one compare-and-swap of the head; and writes what is reported.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
+use kube::{Api, Client, ResourceExt, api::PostParams};
+use quorate_crds::{
+    DistributedConfig,
+    head::{Bundle, Head},
+};
+
+use crate::{
+    Key,
+    api::{ApiError, call},
+    decide::{Action, Observed, Refusal, Restore, Stored, Version, Why, surplus},
+    dereference::{digest, observe},
+    log::{self, LogError},
+    state::{HeadMemory, State},
+};
+
+/// How often a write is sent whose result stays unknown.
+const ATTEMPTS: u32 = 4;
+
+/// What came of an action.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Pods read what they should.
+    Held(Why),
+    /// A new revision was written.
+    Published {
+        /// Why an old one's content, if so.
+        restored: Option<Restore>,
+        /// What was wrong with the head before, if it was damaged.
+        repaired: Option<String>,
+    },
+    /// Nothing was written.
+    Refused(Refusal),
+}
+
+/// Why an action could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else wrote the head: look again.
+    #[error("the head was changed by another writer")]
+    Conflict,
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The API server.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// Does it. `head_written` is called when the decision stands, before the log is written.
+///
+/// # Errors
+/// [`ApplyError`]; the head is then read again before the next decision.
+pub async fn apply(
+    client: &Client,
+    state: &State,
+    config: &DistributedConfig,
+    memory: HeadMemory,
+    action: Action,
+    head_written: impl FnOnce(),
+) -> Result<(HeadMemory, Outcome), ApplyError> {
+    let previous = match &memory.observed {
+        Observed::Ours(stored) => Some(&stored.head),
+        _ => None,
+    };
+    let repaired = match &memory.observed {
+        Observed::Damaged { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    let next = |bundle: Bundle| Head::next(previous, memory.highest + 1, bundle, Timestamp::now());
+    let (head, outcome) = match action {
+        Action::Hold(why) => return Ok((memory, Outcome::Held(why))),
+        Action::Refuse(refusal) => return Ok((memory, Outcome::Refused(refusal))),
+        Action::Explain(bundle) => match previous {
+            Some(same) => (Head { bundle, ..same.clone() }, Outcome::Held(Why::Current)),
+            None => return Err(ApplyError::Conflict),
+        },
+        Action::Publish(bundle) => (next(bundle), Outcome::Published { restored: None, repaired }),
+        Action::Restore { revision, because } => {
+            let Some(old) = log::read(client, config, revision).await? else {
+                let available = memory.log.keys().copied().filter(|r| *r != revision).collect();
+                return Ok((memory, Outcome::Refused(Refusal::PinGone { revision, available })));
+            };
+            let head = Head { restored: Some(revision), ..next(old.bundle) };
+            (head, Outcome::Published { restored: Some(because), repaired })
+        }
+    };
+    let memory = write(client, state, config, memory, head, head_written).await?;
+    Ok((memory, outcome))
+}
+
+/// Writes the head, then its log entry, then drops old entries.
+async fn write(
+    client: &Client,
+    state: &State,
+    config: &DistributedConfig,
+    mut memory: HeadMemory,
+    head: Head,
+    head_written: impl FnOnce(),
+) -> Result<HeadMemory, ApplyError> {
+    let key = Key::of(config);
+    state.begin_write(&key);
+    let written = swap(client, config, &memory.observed, &head).await;
+    match written {
+        Ok(stored) => memory.observed = Observed::Ours(stored),
+        Err(error) => {
+            state.end_write(&key, None);
+            return Err(error);
+        }
+    }
+    head_written();
+    memory.highest = memory.highest.max(head.revision);
+    if !memory.log.contains_key(&head.revision) {
+        match log::append(client, config, &head).await {
+            Ok(entry) => memory.log.insert(head.revision, entry),
+            Err(error) => {
+                // The next reading of the head finds no entry, and writes it first.
+                state.end_write(&key, None);
+                return Err(error.into());
+            }
+        };
+    }
+    for revision in surplus(&config.spec, head.revision, &memory.log) {
+        let Some(entry) = memory.log.get(&revision) else { continue };
+        if let Err(error) = log::delete(client, &key, revision, &entry.uid).await {
+            // It is surplus after the next publication too.
+            tracing::warn!(config = %key, revision, %error, "an old log entry stays for now");
+            break;
+        }
+        memory.log.remove(&revision);
+    }
+    state.end_write(&key, Some(memory.clone()));
+    Ok(memory)
+}
+
+/// The compare-and-swap. A result that stays unknown is settled by repeating the same write: it is
+/// refused with 409 if it landed, and then the chain value tells whether it was this one.
+async fn swap(
+    client: &Client,
+    config: &DistributedConfig,
+    observed: &Observed,
+    head: &Head,
+) -> Result<Stored, ApplyError> {
+    let key = Key::of(config);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
+    let mut secret = head.to_head_secret(config);
+    let name = secret.name_any();
+    let base = match observed {
+        Observed::Ours(Stored { version, .. }) | Observed::Damaged { version, .. } => Some(version),
+        Observed::Absent => None,
+        Observed::Predecessor | Observed::Foreign { .. } => return Err(ApplyError::Conflict),
+    };
+    secret.metadata.uid = base.map(|version| version.uid.clone());
+    secret.metadata.resource_version = base.map(|version| version.resource_version.clone());
+    let params = PostParams::default();
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let result = if base.is_some() {
+            call(|| format!("update Secret {}/{name}", key.namespace), secrets.replace(&name, &params, &secret)).await
+        } else {
+            call(|| format!("create Secret {}/{name}", key.namespace), secrets.create(&params, &secret)).await
+        };
+        match result {
+            Ok(written) => {
+                let version = Version {
+                    uid: written.uid().unwrap_or_default(),
+                    resource_version: written.resource_version().unwrap_or_default(),
+                };
+                let provenance = digest(&head.bundle);
+                let head = Head { bundle: Bundle::default(), ..head.clone() };
+                return Ok(Stored { version, head, provenance });
+            }
+            Err(error) if error.code() == Some(409) => {
+                let there = call(|| format!("get Secret {}/{name}", key.namespace), secrets.get(&name)).await?;
+                return match observe(Some(&there), config).0 {
+                    Observed::Ours(stored) if stored.head.chain == head.chain => Ok(stored),
+                    _ => Err(ApplyError::Conflict),
+                };
+            }
+            Err(error) if error.code() == Some(404) && base.is_some() => return Err(ApplyError::Conflict),
+            Err(error) if error.is_refusal() || attempt == ATTEMPTS => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(config = %key, attempt, %error, "the write's result is unknown: sending the same again");
+                tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+            }
+        }
+    }
+}
+
+/// Writes an event. One of this name that is there already is the same.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn write_event(client: &Client, event: &Event) -> Result<(), ApiError> {
+    let events: Api<Event> = Api::namespaced(client.clone(), &event.namespace().unwrap_or_default());
+    match call(|| format!("create Event {}", event.name_any()), events.create(&PostParams::default(), event)).await {
+        Err(error) if error.code() != Some(409) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the status, if the config is still the one that was looked at.
+///
+/// # Errors
+/// Those of the API server; a conflict means that there is a newer config.
+pub async fn write_status(client: &Client, config: &DistributedConfig) -> Result<DistributedConfig, ApiError> {
+    let key = Key::of(config);
+    let configs: Api<DistributedConfig> = Api::namespaced(client.clone(), &key.namespace);
+    let write = configs.replace_status(&key.name, &PostParams::default(), config);
+    call(|| format!("update the status of DistributedConfig {key}"), write).await
+}

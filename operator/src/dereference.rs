@@ -1,0 +1,140 @@
+//! Step 1: fetches what the config refers to, and its head.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, Client, ResourceExt};
+use quorate_crds::{
+    DistributedConfig,
+    head::{Bundle, Head},
+    names,
+};
+use quorate_resolve::{Keys, SourceKind, SourceRef, Sources, references, required};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Key,
+    api::{ApiError, call, found},
+    decide::{Observed, Stored, Version},
+    log::{self, LogError},
+    state::{HeadMemory, State},
+};
+
+/// How many sources of one config are fetched at a time.
+const FETCHES: usize = 8;
+
+/// Gathers what the config refers to, from memory where it is known. References are followed until
+/// there are no new ones.
+///
+/// # Errors
+/// Those of the API server. A missing object is no error here.
+pub async fn sources(client: &Client, state: &State, config: &DistributedConfig) -> Result<Sources, ApiError> {
+    let key = Key::of(config);
+    let mut sources = Sources::default();
+    loop {
+        state.set_references(&key, references(config, &sources));
+        let wanted: BTreeSet<SourceRef> = required(config, &sources);
+        if wanted.is_empty() {
+            return Ok(sources);
+        }
+        let unknown = state.fill(&wanted, &mut sources);
+        let fetched: Vec<(SourceRef, Option<Arc<Keys>>)> = stream::iter(unknown)
+            .map(|(source, epoch)| async move {
+                let (version, keys) = fetch(client, &source).await?;
+                let keys = keys.map(Arc::new);
+                state.keep_content(&source, epoch, version, keys.clone());
+                Ok::<_, ApiError>((source, keys))
+            })
+            .buffer_unordered(FETCHES)
+            .try_collect()
+            .await?;
+        sources.keys.extend(fetched);
+    }
+}
+
+async fn fetch(client: &Client, source: &SourceRef) -> Result<(Option<String>, Option<Keys>), ApiError> {
+    let name = || format!("get {source}");
+    Ok(match source.kind {
+        SourceKind::ConfigMap => {
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), &source.namespace);
+            let map = found(call(name, api.get(&source.name)).await)?;
+            (map.as_ref().and_then(ResourceExt::resource_version), map.as_ref().map(Keys::from))
+        }
+        SourceKind::Secret => {
+            let api: Api<Secret> = Api::namespaced(client.clone(), &source.namespace);
+            let secret = found(call(name, api.get(&source.name)).await)?;
+            (secret.as_ref().and_then(ResourceExt::resource_version), secret.as_ref().map(Keys::from))
+        }
+        // The state has them all.
+        SourceKind::DistributedConfig => (None, None),
+    })
+}
+
+/// The config's head and log, from memory where they are known. A present head without a log entry
+/// (the operator ended in between) gets it now, before the head can move on.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn head(client: &Client, state: &State, config: &DistributedConfig) -> Result<HeadMemory, LogError> {
+    let key = Key::of(config);
+    let config_uid = config.uid().unwrap_or_default();
+    let (epoch, memory) = state.head(&key);
+    if let Some(memory) = memory.filter(|m| m.config_uid == config_uid) {
+        return Ok(memory);
+    }
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
+    let name = names::head_name(&key.name);
+    let (secret, listed) = futures::join!(
+        call(|| format!("get Secret {}/{name}", key.namespace), secrets.get(&name)),
+        log::list(client, config)
+    );
+    let (mut log, mut highest) = listed?;
+    let (observed, bundle) = observe(found(secret)?.as_ref(), config);
+    if let (Observed::Ours(stored), Some(bundle)) = (&observed, bundle) {
+        let revision = stored.head.revision;
+        highest = highest.max(revision);
+        if log.get(&revision).is_none_or(|entry| entry.hash != stored.head.hash) {
+            let whole = Head { bundle, ..stored.head.clone() };
+            log.insert(revision, log::append(client, config, &whole).await?);
+        }
+    }
+    if let Some(status) = &config.status {
+        let known = status.history.iter().map(|entry| entry.revision).chain(status.revision);
+        highest = known.fold(highest, i64::max);
+    }
+    let memory = HeadMemory { config_uid, observed, log, highest };
+    state.keep_head(&key, epoch, memory.clone());
+    Ok(memory)
+}
+
+/// What a head's object is to this config, and the files of a good one.
+pub(crate) fn observe(secret: Option<&Secret>, config: &DistributedConfig) -> (Observed, Option<Bundle>) {
+    let Some(secret) = secret else { return (Observed::Absent, None) };
+    let type_ = secret.type_.as_deref().unwrap_or_default();
+    if !log::is_owned(secret, config) {
+        let of_a_config = secret.owner_references().iter().any(|owner| owner.kind == "DistributedConfig");
+        let observed = if type_ == names::HEAD_TYPE && of_a_config {
+            Observed::Predecessor
+        } else {
+            Observed::Foreign { what: format!("a Secret of type {type_} that this config does not own") }
+        };
+        return (observed, None);
+    }
+    let version =
+        Version { uid: secret.uid().unwrap_or_default(), resource_version: secret.resource_version().unwrap_or_default() };
+    match Head::from_secret(secret) {
+        Ok(mut head) => {
+            let bundle = std::mem::take(&mut head.bundle);
+            let provenance = digest(&bundle);
+            (Observed::Ours(Stored { version, head, provenance }), Some(bundle))
+        }
+        Err(error) => (Observed::Damaged { version, reason: error.to_string() }, None),
+    }
+}
+
+/// What tells one provenance from another.
+#[must_use]
+pub fn digest(bundle: &Bundle) -> [u8; 32] {
+    Sha256::digest(&bundle.provenance).into()
+}

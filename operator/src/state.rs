@@ -1,0 +1,475 @@
+//! What the operator knows: the configs, who refers to what, the content of what they refer to, and
+//! the heads as last read or written.
+//!
+//! Watches on foreign objects carry metadata only. An event drops the object's content, if it is of
+//! another version, and makes the configs that refer to it due; their next run fetches it. Every
+//! content and head has an epoch that such an event raises, so that an answer to a request sent
+//! before the event is not kept as if it were newer.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{ResourceExt, core::PartialObjectMeta};
+use quorate_crds::{DistributedConfig, names};
+use quorate_resolve::{Keys, SourceKind, SourceRef, Sources};
+use tokio::time::Instant;
+
+use crate::{
+    Key,
+    decide::{Log, Observed},
+    queue::Queue,
+};
+
+/// How many bytes of ConfigMaps and Secrets are kept; what exceeds them is fetched again when needed.
+const CONTENT_BUDGET: usize = 8 * 1024 * 1024;
+
+/// How often a config's status is written at most.
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// See the module.
+#[derive(Default)]
+pub struct State {
+    /// What is due.
+    pub queue: Queue,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    configs: HashMap<Key, Arc<DistributedConfig>>,
+    references: HashMap<Key, BTreeSet<SourceRef>>,
+    referrers: HashMap<SourceRef, BTreeSet<Key>>,
+    contents: HashMap<SourceRef, Content>,
+    content_bytes: usize,
+    uses: u64,
+    heads: HashMap<Key, HeadSlot>,
+    noticed: HashMap<Key, Instant>,
+    reported: HashMap<Key, Instant>,
+}
+
+/// A source's content, as far as it is known.
+#[derive(Default)]
+struct Content {
+    epoch: u64,
+    last_use: u64,
+    known: Option<Known>,
+}
+
+struct Known {
+    resource_version: Option<String>,
+    keys: Option<Arc<Keys>>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct HeadSlot {
+    epoch: u64,
+    memory: Option<HeadMemory>,
+    /// While a write is under way: the versions that events told of.
+    writing: Option<Vec<String>>,
+}
+
+/// What is remembered of a config's head and log between runs.
+#[derive(Clone, Debug)]
+pub struct HeadMemory {
+    /// The config's uid; a config made again has other heads.
+    pub config_uid: String,
+    /// The head.
+    pub observed: Observed,
+    /// The log.
+    pub log: Log,
+    /// The highest revision there ever was, as far as anything tells.
+    pub highest: i64,
+}
+
+impl HeadMemory {
+    fn resource_version(&self) -> Option<&str> {
+        match &self.observed {
+            Observed::Ours(stored) => Some(&stored.version.resource_version),
+            Observed::Damaged { version, .. } => Some(&version.resource_version),
+            Observed::Absent | Observed::Predecessor | Observed::Foreign { .. } => None,
+        }
+    }
+}
+
+impl State {
+    /// The config, if it exists.
+    #[must_use]
+    pub fn config(&self, key: &Key) -> Option<Arc<DistributedConfig>> {
+        self.lock().configs.get(key).cloned()
+    }
+
+    /// How many configs there are.
+    #[must_use]
+    pub fn config_count(&self) -> usize {
+        self.lock().configs.len()
+    }
+
+    /// Takes in a config. It and those that refer to it become due, unless only its status changed.
+    pub fn config_applied(&self, config: DistributedConfig) {
+        let key = Key::of(&config);
+        let mut inner = self.lock();
+        let same = inner.configs.get(&key).is_some_and(|old| same_request(old, &config));
+        let newer = inner.configs.insert(key.clone(), Arc::new(config));
+        if same {
+            return;
+        }
+        if newer.is_none() {
+            inner.heads.remove(&key);
+        }
+        let mut due = inner.referrers.get(&config_ref(&key)).cloned().unwrap_or_default();
+        due.insert(key);
+        self.notice(&mut inner, due);
+    }
+
+    /// Forgets a config. Those that refer to it become due.
+    pub fn config_deleted(&self, key: &Key) {
+        let mut inner = self.lock();
+        inner.configs.remove(key);
+        inner.heads.remove(key);
+        inner.noticed.remove(key);
+        inner.reported.remove(key);
+        inner.set_references(key, BTreeSet::new());
+        let due = inner.referrers.get(&config_ref(key)).cloned().unwrap_or_default();
+        self.notice(&mut inner, due);
+    }
+
+    /// Forgets the configs of a scope (`None` is all) that a complete listing did not show.
+    pub fn configs_listed(&self, namespace: Option<&str>, listed: &HashSet<Key>) {
+        let gone: Vec<Key> = {
+            let inner = self.lock();
+            let in_scope = |key: &&Key| namespace.is_none_or(|n| n == key.namespace);
+            inner.configs.keys().filter(in_scope).filter(|key| !listed.contains(key)).cloned().collect()
+        };
+        gone.iter().for_each(|key| self.config_deleted(key));
+    }
+
+    /// Keeps the answer to a status write, unless a newer config has been seen meanwhile.
+    pub fn status_written(&self, config: DistributedConfig) {
+        let key = Key::of(&config);
+        let mut inner = self.lock();
+        if inner.configs.get(&key).is_some_and(|known| same_request(known, &config)) {
+            inner.configs.insert(key, Arc::new(config));
+        }
+    }
+
+    /// Takes in that a ConfigMap or Secret changed or is gone (`resource_version` is then `None`).
+    pub fn source_changed(&self, source: &SourceRef, resource_version: Option<&str>) {
+        let mut inner = self.lock();
+        if let Some(content) = inner.contents.get_mut(source) {
+            let unchanged = content.known.as_ref().is_some_and(|k| k.resource_version.as_deref() == resource_version);
+            if unchanged {
+                return;
+            }
+            content.epoch += 1;
+            let freed = content.known.take().map_or(0, |k| k.bytes);
+            inner.content_bytes -= freed;
+        }
+        if let Some(due) = inner.referrers.get(source).cloned() {
+            self.notice(&mut inner, due);
+        }
+    }
+
+    /// Which of the referenced sources of this kind and scope a complete listing did not show.
+    #[must_use]
+    pub fn unlisted(&self, kind: SourceKind, namespace: Option<&str>, listed: &HashSet<SourceRef>) -> Vec<SourceRef> {
+        let inner = self.lock();
+        let in_scope = |s: &&SourceRef| s.kind == kind && namespace.is_none_or(|n| n == s.namespace);
+        inner.referrers.keys().filter(in_scope).filter(|s| !listed.contains(s)).cloned().collect()
+    }
+
+    /// Whether any config refers to it.
+    #[must_use]
+    pub fn is_referenced(&self, source: &SourceRef) -> bool {
+        self.lock().referrers.contains_key(source)
+    }
+
+    /// Takes in that a head was written or deleted, unless it was by this operator.
+    pub fn head_changed(&self, head: &PartialObjectMeta<Secret>, deleted: bool) {
+        let name = head.name_any();
+        let Some(config) = name.strip_suffix(names::head_name("").as_str()) else { return };
+        let key = Key { namespace: head.namespace().unwrap_or_default(), name: config.to_owned() };
+        let mut inner = self.lock();
+        if !inner.configs.contains_key(&key) {
+            return;
+        }
+        let seen = head.resource_version().unwrap_or_default();
+        let slot = inner.heads.entry(key.clone()).or_default();
+        match (&mut slot.writing, deleted) {
+            (Some(versions), false) => versions.push(seen),
+            _ if !deleted && slot.memory.as_ref().and_then(HeadMemory::resource_version) == Some(&seen) => {}
+            _ => {
+                slot.epoch += 1;
+                slot.memory = None;
+                self.notice(&mut inner, BTreeSet::from([key]));
+            }
+        }
+    }
+
+    /// After a complete listing of Secrets: heads that are remembered but were not shown are read again.
+    pub fn heads_listed(&self, namespace: Option<&str>, listed: &HashSet<Key>) {
+        let mut inner = self.lock();
+        let gone: BTreeSet<Key> = inner
+            .heads
+            .iter()
+            .filter(|(key, slot)| {
+                namespace.is_none_or(|n| n == key.namespace)
+                    && slot.memory.as_ref().is_some_and(|m| m.resource_version().is_some())
+                    && !listed.contains(*key)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &gone {
+            inner.heads.remove(key);
+        }
+        self.notice(&mut inner, gone);
+    }
+
+    /// What is remembered of a config's head, and the epoch to keep a newer reading under.
+    #[must_use]
+    pub fn head(&self, key: &Key) -> (u64, Option<HeadMemory>) {
+        let inner = self.lock();
+        inner.heads.get(key).map_or((0, None), |slot| (slot.epoch, slot.memory.clone()))
+    }
+
+    /// Remembers a head that was read, unless an event came meanwhile.
+    pub fn keep_head(&self, key: &Key, epoch: u64, memory: HeadMemory) {
+        let mut inner = self.lock();
+        let slot = inner.heads.entry(key.clone()).or_default();
+        if slot.epoch == epoch {
+            slot.memory = Some(memory);
+        }
+    }
+
+    /// A write of the head begins: events until [`State::end_write`] may be its own.
+    pub fn begin_write(&self, key: &Key) {
+        self.lock().heads.entry(key.clone()).or_default().writing = Some(Vec::new());
+    }
+
+    /// A write of the head has ended: with what is known now, or with an unknown result.
+    pub fn end_write(&self, key: &Key, memory: Option<HeadMemory>) {
+        let mut inner = self.lock();
+        let slot = inner.heads.entry(key.clone()).or_default();
+        let own = memory.as_ref().and_then(HeadMemory::resource_version);
+        let foreign = slot.writing.take().unwrap_or_default().iter().any(|seen| Some(seen.as_str()) != own);
+        slot.memory = memory;
+        if foreign {
+            slot.epoch += 1;
+            slot.memory = None;
+            self.notice(&mut inner, BTreeSet::from([key.clone()]));
+        }
+    }
+
+    /// Remembers what a config refers to. Call it before fetching, so that no event is missed.
+    pub fn set_references(&self, key: &Key, references: BTreeSet<SourceRef>) {
+        self.lock().set_references(key, references);
+    }
+
+    /// Adds what is known of the sources to the snapshot, and returns the rest with their epochs.
+    pub fn fill(&self, wanted: &BTreeSet<SourceRef>, sources: &mut Sources) -> Vec<(SourceRef, u64)> {
+        let mut inner = self.lock();
+        inner.uses += 1;
+        let now = inner.uses;
+        let mut unknown = Vec::new();
+        for source in wanted {
+            if source.kind == SourceKind::DistributedConfig {
+                let key = Key { namespace: source.namespace.clone(), name: source.name.clone() };
+                sources.configs.insert(source.clone(), inner.configs.get(&key).cloned());
+                continue;
+            }
+            let content = inner.contents.entry(source.clone()).or_default();
+            content.last_use = now;
+            match &content.known {
+                Some(known) => {
+                    sources.keys.insert(source.clone(), known.keys.clone());
+                }
+                None => unknown.push((source.clone(), content.epoch)),
+            }
+        }
+        unknown
+    }
+
+    /// Remembers a fetched content, unless an event came meanwhile.
+    pub fn keep_content(
+        &self,
+        source: &SourceRef,
+        epoch: u64,
+        resource_version: Option<String>,
+        keys: Option<Arc<Keys>>,
+    ) {
+        let bytes = keys.as_ref().map_or(0, |k| k.0.iter().map(|(name, value)| name.len() + value.len()).sum());
+        let mut inner = self.lock();
+        // Nobody refers to it any more: no event would be looked at.
+        if !inner.referrers.contains_key(source) {
+            return;
+        }
+        let content = inner.contents.entry(source.clone()).or_default();
+        if content.epoch != epoch || content.known.is_some() {
+            return;
+        }
+        content.known = Some(Known { resource_version, keys, bytes });
+        inner.content_bytes += bytes;
+        inner.shrink();
+    }
+
+    /// When the change was noticed that this run answers, if it is not a routine one.
+    pub fn take_noticed(&self, key: &Key) -> Option<Instant> {
+        self.lock().noticed.remove(key)
+    }
+
+    /// How long to wait before the config's status may be written again; zero grants a write now.
+    #[must_use]
+    pub fn status_wait(&self, key: &Key) -> Duration {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        match inner.reported.get(key).map(|last| STATUS_INTERVAL.saturating_sub(now - *last)) {
+            Some(wait) if !wait.is_zero() => wait,
+            _ => {
+                inner.reported.insert(key.clone(), now);
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn notice(&self, inner: &mut Inner, due: BTreeSet<Key>) {
+        let now = Instant::now();
+        for key in due {
+            inner.noticed.entry(key.clone()).or_insert(now);
+            self.queue.add(key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn set_references(&mut self, key: &Key, references: BTreeSet<SourceRef>) {
+        let old = self.references.remove(key).unwrap_or_default();
+        for source in old.difference(&references) {
+            let Some(referrers) = self.referrers.get_mut(source) else { continue };
+            referrers.remove(key);
+            if referrers.is_empty() {
+                self.referrers.remove(source);
+                let freed = self.contents.remove(source).and_then(|c| c.known).map_or(0, |k| k.bytes);
+                self.content_bytes -= freed;
+            }
+        }
+        for source in references.difference(&old) {
+            self.referrers.entry(source.clone()).or_default().insert(key.clone());
+        }
+        if !references.is_empty() {
+            self.references.insert(key.clone(), references);
+        }
+    }
+
+    /// Drops the contents that were used longest ago, down to the budget.
+    fn shrink(&mut self) {
+        while self.content_bytes > CONTENT_BUDGET {
+            let holds_bytes = |c: &&mut Content| c.known.as_ref().is_some_and(|k| k.bytes > 0);
+            let Some(oldest) = self.contents.values_mut().filter(holds_bytes).min_by_key(|c| c.last_use) else { return };
+            self.content_bytes -= oldest.known.take().map_or(0, |k| k.bytes);
+        }
+    }
+}
+
+fn config_ref(key: &Key) -> SourceRef {
+    SourceRef { kind: SourceKind::DistributedConfig, namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+/// Whether two readings of a config ask for the same.
+fn same_request(a: &DistributedConfig, b: &DistributedConfig) -> bool {
+    a.metadata.uid == b.metadata.uid
+        && a.metadata.generation == b.metadata.generation
+        && a.metadata.deletion_timestamp == b.metadata.deletion_timestamp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { namespace: "n".into(), name: name.into() }
+    }
+
+    fn source(name: &str) -> SourceRef {
+        SourceRef { kind: SourceKind::ConfigMap, namespace: "n".into(), name: name.into() }
+    }
+
+    fn state() -> State {
+        let state = State::default();
+        state.queue.open();
+        state
+    }
+
+    async fn is_due(state: &State) -> bool {
+        match tokio::time::timeout(Duration::from_millis(1), state.queue.next()).await {
+            Ok(key) => {
+                state.queue.done(&key);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn fetched(state: &State, source: &SourceRef, version: &str) {
+        let unknown = state.fill(&BTreeSet::from([source.clone()]), &mut Sources::default());
+        let keys = Arc::new(Keys([("k".to_owned(), version.into())].into()));
+        state.keep_content(source, unknown[0].1, Some(version.to_owned()), Some(keys));
+    }
+
+    fn is_known(state: &State, source: &SourceRef) -> bool {
+        state.fill(&BTreeSet::from([source.clone()]), &mut Sources::default()).is_empty()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_source_is_fetched_again_and_the_same_version_is_not() {
+        let (state, map) = (state(), source("map"));
+        state.set_references(&key("a"), BTreeSet::from([map.clone()]));
+        fetched(&state, &map, "1");
+        state.source_changed(&map, Some("1"));
+        assert!(!is_due(&state).await && is_known(&state, &map));
+        state.source_changed(&map, Some("2"));
+        assert!(is_due(&state).await && !is_known(&state, &map));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_an_event_overtook_is_not_kept() {
+        let (state, map) = (state(), source("map"));
+        state.set_references(&key("a"), BTreeSet::from([map.clone()]));
+        let asked = state.fill(&BTreeSet::from([map.clone()]), &mut Sources::default());
+        state.source_changed(&map, Some("2"));
+        state.keep_content(&map, asked[0].1, Some("1".into()), None);
+        assert!(!is_known(&state, &map));
+        assert!(is_due(&state).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_refers_to_is_forgotten() {
+        let (state, map) = (state(), source("map"));
+        state.set_references(&key("a"), BTreeSet::from([map.clone()]));
+        fetched(&state, &map, "1");
+        state.set_references(&key("a"), BTreeSet::new());
+        let inner = state.lock();
+        assert!(inner.contents.is_empty() && inner.referrers.is_empty() && inner.content_bytes == 0);
+    }
+
+    #[tokio::test]
+    async fn contents_stay_within_the_budget() {
+        let state = state();
+        let maps: BTreeSet<_> = (0..30).map(|n| source(&n.to_string())).collect();
+        state.set_references(&key("a"), maps.clone());
+        for map in &maps {
+            let keys = Arc::new(Keys([("k".to_owned(), vec![0; CONTENT_BUDGET / 16])].into()));
+            state.keep_content(map, 0, Some("1".into()), Some(keys));
+        }
+        let kept = state.lock().content_bytes;
+        assert!(kept <= CONTENT_BUDGET && kept > CONTENT_BUDGET / 2, "{kept}");
+        assert!(state.fill(&maps, &mut Sources::default()).len() > 10);
+    }
+}

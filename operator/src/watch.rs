@@ -1,0 +1,248 @@
+//! The watches: configs whole, ConfigMaps and Secrets by metadata only.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures::{Stream, StreamExt, future::join_all};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, metadata_watcher, watcher},
+    },
+};
+use quorate_crds::{DistributedConfig, names};
+use quorate_resolve::{SourceKind, SourceRef};
+
+use crate::{Key, Operator};
+
+/// The API server ends a watch after this long; a load balancer that drops idle connections does
+/// not go unnoticed for longer. Seconds.
+const WATCH_SECONDS: u32 = 180;
+
+/// The names of the watches of these namespaces (none is all), as `/readyz` shows them.
+#[must_use]
+pub fn names_of(namespaces: &[String]) -> Vec<String> {
+    scopes(namespaces).iter().flat_map(|s| ["DistributedConfigs", "ConfigMaps", "Secrets"].map(|k| name(k, s.as_deref()))).collect()
+}
+
+fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
+    if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() }
+}
+
+fn name(kind: &str, namespace: Option<&str>) -> String {
+    namespace.map_or_else(|| format!("watch on {kind}"), |n| format!("watch on {kind} in {n}"))
+}
+
+/// Follows all, for ever. The queue opens when every config is known.
+pub async fn follow(operator: Arc<Operator>) {
+    let scopes = scopes(&operator.namespaces);
+    let remaining = std::sync::atomic::AtomicUsize::new(scopes.len());
+    let listed = || {
+        if remaining.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+            operator.state.queue.open();
+        }
+    };
+    join_all(scopes.iter().map(|scope| async {
+        let scope = scope.as_deref();
+        futures::join!(configs(&operator, scope, &listed), maps(&operator, scope), secrets(&operator, scope))
+    }))
+    .await;
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+fn api<K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> Api<K> {
+    namespace.map_or_else(|| Api::all(client.clone()), |n| Api::namespaced(client.clone(), n))
+}
+
+/// Hands on the good events; tells `/readyz`, the log and the metrics of the others.
+async fn drive<K>(
+    operator: &Operator,
+    watch: &str,
+    events: impl Stream<Item = watcher::Result<Event<K>>>,
+    mut handle: impl FnMut(Event<K>),
+) {
+    let mut events = std::pin::pin!(events.default_backoff());
+    let mut listing = true;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                match event {
+                    Event::Init | Event::InitApply(_) => listing = true,
+                    Event::InitDone | Event::Apply(_) | Event::Delete(_) => listing = false,
+                }
+                handle(event);
+                if !listing && operator.health.well(watch) {
+                    tracing::info!(watch, "up to date");
+                }
+            }
+            Err(error) => {
+                operator.metrics.error("watch");
+                let why = explained(&error);
+                if operator.health.unwell(watch, &why) {
+                    tracing::warn!(watch, why, "interrupted; trying again");
+                }
+            }
+        }
+    }
+}
+
+fn explained(error: &watcher::Error) -> String {
+    let cause = match error {
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => e,
+        other => return other.to_string(),
+    };
+    match cause {
+        kube::Error::Api(status) if status.code == 404 => {
+            "the CustomResourceDefinition distributedconfigs.quorate.io is not installed: kubectl apply -f crds/".into()
+        }
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => {
+            let mut text = other.to_string();
+            let mut source = std::error::Error::source(other);
+            while let Some(cause) = source {
+                text += &format!(": {cause}");
+                source = cause.source();
+            }
+            text
+        }
+    }
+}
+
+async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn()) {
+    let state = &operator.state;
+    let mut seen = HashSet::new();
+    let mut first = true;
+    let mut apply = |guard: DeserializeGuard<DistributedConfig>| match guard.0 {
+        Ok(mut config) => {
+            config.metadata.managed_fields = None;
+            state.config_applied(config);
+        }
+        Err(invalid) => {
+            operator.metrics.error("undecodable");
+            let object = format!(
+                "{}/{}",
+                invalid.metadata.namespace.as_deref().unwrap_or_default(),
+                invalid.metadata.name.as_deref().unwrap_or_default()
+            );
+            tracing::error!(config = object, error = invalid.error, "this config cannot be read; its head stays");
+        }
+    };
+    let events = watcher(api::<DistributedConfig>(&operator.client, namespace).guarded(), config());
+    drive(operator, &name("DistributedConfigs", namespace), events, |event| match event {
+        Event::Init => seen.clear(),
+        Event::InitApply(object) => {
+            seen.insert(Key::of(&object));
+            apply(object);
+        }
+        Event::InitDone => {
+            state.configs_listed(namespace, &seen);
+            seen = HashSet::new();
+            if std::mem::take(&mut first) {
+                listed();
+            }
+        }
+        Event::Apply(object) => apply(object),
+        Event::Delete(object) => state.config_deleted(&Key::of(&object)),
+    })
+    .await;
+}
+
+trait Guarded {
+    type Api;
+    fn guarded(self) -> Self::Api;
+}
+
+impl Guarded for Api<DistributedConfig> {
+    type Api = Api<DeserializeGuard<DistributedConfig>>;
+    fn guarded(self) -> Self::Api {
+        match self.namespace() {
+            Some(namespace) => Api::namespaced(self.clone().into_client(), namespace),
+            None => Api::all(self.into_client()),
+        }
+    }
+}
+
+async fn maps(operator: &Operator, namespace: Option<&str>) {
+    let events = metadata_watcher(api::<ConfigMap>(&operator.client, namespace), config());
+    let mut sources = Listing::new(operator, SourceKind::ConfigMap, namespace);
+    drive(operator, &name("ConfigMaps", namespace), events, |event| sources.take(&event)).await;
+}
+
+async fn secrets(operator: &Operator, namespace: Option<&str>) {
+    let state = &operator.state;
+    // The log is written once and never looked at through a watch.
+    let config = config().fields(&format!("type!={}", names::REVISION_TYPE));
+    let events = metadata_watcher(api::<Secret>(&operator.client, namespace), config);
+    let mut sources = Listing::new(operator, SourceKind::Secret, namespace);
+    let mut heads = HashSet::new();
+    drive(operator, &name("Secrets", namespace), events, |event| {
+        sources.take(&event);
+        match event {
+            Event::Init => heads.clear(),
+            Event::InitApply(head) => {
+                if let Some(config) = head.name_any().strip_suffix(&names::head_name("")) {
+                    heads.insert(Key { namespace: head.namespace().unwrap_or_default(), name: config.to_owned() });
+                }
+                state.head_changed(&head, false);
+            }
+            Event::InitDone => state.heads_listed(namespace, &std::mem::take(&mut heads)),
+            Event::Apply(head) => state.head_changed(&head, false),
+            Event::Delete(head) => state.head_changed(&head, true),
+        }
+    })
+    .await;
+}
+
+/// Takes in the events of one kind of source.
+struct Listing<'a> {
+    operator: &'a Operator,
+    kind: SourceKind,
+    namespace: Option<&'a str>,
+    seen: HashSet<SourceRef>,
+}
+
+impl<'a> Listing<'a> {
+    fn new(operator: &'a Operator, kind: SourceKind, namespace: Option<&'a str>) -> Self {
+        Self { operator, kind, namespace, seen: HashSet::new() }
+    }
+
+    fn take<K: Resource>(&mut self, event: &Event<PartialObjectMeta<K>>)
+    where
+        PartialObjectMeta<K>: ResourceExt,
+    {
+        let state = &self.operator.state;
+        let source = |o: &PartialObjectMeta<K>| SourceRef {
+            kind: self.kind,
+            namespace: o.metadata.namespace.clone().unwrap_or_default(),
+            name: o.metadata.name.clone().unwrap_or_default(),
+        };
+        match event {
+            Event::Init => self.seen.clear(),
+            Event::InitApply(object) => {
+                let source = source(object);
+                state.source_changed(&source, object.metadata.resource_version.as_deref());
+                if state.is_referenced(&source) {
+                    self.seen.insert(source);
+                }
+            }
+            Event::InitDone => {
+                let seen = std::mem::take(&mut self.seen);
+                for gone in state.unlisted(self.kind, self.namespace, &seen) {
+                    state.source_changed(&gone, None);
+                }
+            }
+            Event::Apply(object) => {
+                state.source_changed(&source(object), object.metadata.resource_version.as_deref());
+            }
+            Event::Delete(object) => state.source_changed(&source(object), None),
+        }
+    }
+}
