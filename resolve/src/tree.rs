@@ -90,10 +90,7 @@ impl Tree {
     /// Merges a newer patch over this value (RFC 7396, section 2).
     pub fn merge(&mut self, patch: Tree) {
         match (self, patch) {
-            (
-                Self::Object { members, layers },
-                Self::Object { members: newer_members, layers: newer_layers },
-            ) => {
+            (Self::Object { members, layers }, Self::Object { members: newer_members, layers: newer_layers }) => {
                 add(layers, &newer_layers);
                 for (key, newer) in newer_members {
                     match members.get_mut(&key) {
@@ -127,10 +124,8 @@ impl Tree {
             }
             Self::Object { members, mut layers } => {
                 add(&mut layers, overridden);
-                let members = members
-                    .into_iter()
-                    .filter_map(|(key, member)| Some((key, member.inserted(overridden)?)))
-                    .collect();
+                let members =
+                    members.into_iter().filter_map(|(key, member)| Some((key, member.inserted(overridden)?))).collect();
                 Some(Self::Object { members, layers })
             }
         }
