@@ -211,7 +211,7 @@ fn short(reference: &SourceRef) -> String {
     format!("{}/{}", reference.namespace, reference.name)
 }
 
-fn invalid(reason: impl Into<String>) -> Problem {
+fn invalid(reason: impl AsRef<str>) -> Problem {
     Problem::new(ProblemKind::SourceInvalid, reason)
 }
 

@@ -1,52 +1,42 @@
-//! What is wrong with a config, for people.
+//! What is wrong, told to a person: which layer or file, where in it, why. Never a Secret's value.
 
 use std::fmt;
 
-/// How many problems are told; the rest is counted.
-const TOLD: usize = 20;
+use crate::limits::{MAX_PROBLEMS, MAX_REASON};
 
-/// One thing that is wrong. It names the layer or file, the pointer and the reason, and never a value from a Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What kind of thing.
-    pub kind: ProblemKind,
-    /// The layer.
-    pub layer: Option<String>,
-    /// The file's path.
-    pub file: Option<String>,
-    /// Where in the merged value or document: a JSON pointer.
-    pub pointer: Option<String>,
-    /// The reason.
-    pub reason: String,
-}
-
-/// The kinds of problems.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The kind of a problem: what a condition's reason and a metric's label say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProblemKind {
-    /// A required object or key does not exist. It is waited for.
+    /// An object or key that is not optional is missing. Waiting may help.
     SourceMissing,
-    /// A source cannot be read as what it should be.
+    /// A source does not parse, is not text, or is nested or sized beyond a bound.
     SourceInvalid,
-    /// The other namespace's config does not share itself.
+    /// The target of a configRef does not share with the consumer's namespace.
     ReferenceDenied,
-    /// Configs refer to each other in a circle, or too deep.
+    /// Configs refer to each other in a circle.
     ReferenceCycle,
-    /// The JSON Schema or a rule is wrong itself.
-    ValidationInvalid,
+    /// Too many hops or too many configs.
+    ReferenceTooDeep,
+    /// The JSON Schema itself cannot be used.
+    SchemaInvalid,
     /// The merged value violates the schema or a rule.
     ValidationFailed,
-    /// A template does not render.
+    /// A CEL rule cannot be compiled or evaluated.
+    RuleInvalid,
+    /// A template cannot be compiled or rendered.
     TemplateFailed,
-    /// A path cannot be.
+    /// A path escapes, collides or is too long.
     PathInvalid,
-    /// A value cannot be written in the file's format.
+    /// The value cannot be written in the file's format.
     FormatFailed,
-    /// The result does not fit.
+    /// The files are more than a Secret can hold.
     TooLarge,
+    /// Not a problem of its own: how many more there are.
+    Omitted,
 }
 
 impl ProblemKind {
-    /// The word for conditions and metrics.
+    /// In `CamelCase`, as conditions want it.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -54,58 +44,93 @@ impl ProblemKind {
             Self::SourceInvalid => "SourceInvalid",
             Self::ReferenceDenied => "ReferenceDenied",
             Self::ReferenceCycle => "ReferenceCycle",
-            Self::ValidationInvalid => "ValidationInvalid",
+            Self::ReferenceTooDeep => "ReferenceTooDeep",
+            Self::SchemaInvalid => "SchemaInvalid",
             Self::ValidationFailed => "ValidationFailed",
+            Self::RuleInvalid => "RuleInvalid",
             Self::TemplateFailed => "TemplateFailed",
             Self::PathInvalid => "PathInvalid",
             Self::FormatFailed => "FormatFailed",
             Self::TooLarge => "TooLarge",
+            Self::Omitted => "Omitted",
         }
     }
 }
 
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind.
+    pub kind: ProblemKind,
+    /// The layer's name; in a referenced config `layer/its-layer`.
+    pub layer: Option<String>,
+    /// The file's path.
+    pub file: Option<String>,
+    /// Where in the merged value (RFC 6901); "/" is the whole.
+    pub pointer: Option<String>,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
 impl Problem {
-    pub(crate) fn new(kind: ProblemKind, reason: impl Into<String>) -> Self {
-        Self { kind, layer: None, file: None, pointer: None, reason: reason.into() }
+    pub(crate) fn new(kind: ProblemKind, reason: impl AsRef<str>) -> Self {
+        Self { kind, layer: None, file: None, pointer: None, reason: shortened(reason.as_ref()) }
     }
 
     pub(crate) fn layer(mut self, name: &str) -> Self {
-        self.layer = Some(name.to_owned());
+        self.layer = Some(match self.layer {
+            Some(inner) => format!("{name}/{inner}"),
+            None => name.to_owned(),
+        });
         self
     }
 
     pub(crate) fn file(mut self, path: &str) -> Self {
-        self.file = Some(path.to_owned());
+        self.file = Some(shortened(path));
         self
     }
 
-    pub(crate) fn at(mut self, pointer: &str) -> Self {
-        self.pointer = Some(if pointer.is_empty() { "/".into() } else { pointer.to_owned() });
+    pub(crate) fn pointer(mut self, pointer: &str) -> Self {
+        self.pointer = Some(if pointer.is_empty() { "/".to_owned() } else { shortened(pointer) });
         self
     }
+}
+
+/// On one line, cut at a bound.
+fn shortened(text: &str) -> String {
+    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let short: String = printable.take(MAX_REASON).collect();
+    if short.len() < text.len() && text.chars().nth(MAX_REASON).is_some() { short + "…" } else { short }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let layer = self.layer.iter().map(|name| format!("layer {name}"));
-        let file = self.file.iter().map(|path| format!("file {path:?}"));
-        let place: Vec<String> = layer.chain(file).chain(self.pointer.iter().map(|p| format!("at {p}"))).collect();
-        if place.is_empty() { f.write_str(&self.reason) } else { write!(f, "{}: {}", place.join(", "), self.reason) }
+        let layer = self.layer.as_ref().map(|name| format!("layer {name}"));
+        let file = self.file.as_ref().map(|path| format!("file {path}"));
+        let places: Vec<_> = [layer, file, self.pointer.clone()].into_iter().flatten().collect();
+        if places.is_empty() { f.write_str(&self.reason) } else { write!(f, "{}: {}", places.join(", "), self.reason) }
     }
 }
 
-/// All that is wrong; never empty.
+/// Everything that is wrong: at least one problem, at most [`MAX_PROBLEMS`] and a count of the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
+impl Problems {
+    pub(crate) fn new(mut list: Vec<Problem>) -> Self {
+        let more = list.len().saturating_sub(MAX_PROBLEMS);
+        if more > 0 {
+            list.truncate(MAX_PROBLEMS);
+            list.push(Problem::new(ProblemKind::Omitted, format!("and {more} more")));
+        }
+        Self(list)
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told: Vec<String> = self.0.iter().take(TOLD).map(ToString::to_string).collect();
-        f.write_str(&told.join("; "))?;
-        match self.0.len().saturating_sub(TOLD) {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more"),
-        }
+        let told: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&told.join("; "))
     }
 }
 

@@ -60,7 +60,7 @@ fn violation(error: &ValidationError<'_>, tree: &Tree) -> Problem {
     let secret = pointer::tokens(&at).is_none_or(|tokens| tree.secret_at(&tokens));
     // A message quotes the value, which may hold a Secret's.
     let reason = if secret { error.masked().to_string() } else { error.to_string() };
-    Problem::new(ProblemKind::ValidationFailed, reason).pointer(at)
+    Problem::new(ProblemKind::ValidationFailed, reason).pointer(&at)
 }
 
 struct NoRetrieval;

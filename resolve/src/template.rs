@@ -12,6 +12,7 @@ use std::{
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    syntax::SyntaxConfig,
     value::{Enumerator, Object},
 };
 use quorate_crds::head::MAX_BYTES;
@@ -52,7 +53,7 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_keep_trailing_newline(true);
+    environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default());
     environment.set_fuel(Some(TEMPLATE_FUEL));
     environment.set_recursion_limit(TEMPLATE_DEPTH);
     environment

@@ -22,11 +22,6 @@ impl Budget {
         Self(Cell::new(weight))
     }
 
-    /// What is left.
-    pub fn left(&self) -> usize {
-        self.0.get()
-    }
-
     /// Takes the weight of one node with so many bytes of text.
     fn take(&self, bytes: usize) -> Result<(), String> {
         let left = self.0.get().checked_sub(bytes + 16);
