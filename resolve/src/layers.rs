@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     graph,
-    limits::{MAX_CONFIGS, MAX_HOPS, MAX_LAYERS, MAX_TOTAL_WEIGHT},
+    limits::{MAX_CONFIGS, MAX_DEPTH, MAX_HOPS, MAX_LAYERS, MAX_TOTAL_WEIGHT},
     parse::{self, Syntax, strict::Budget},
     pointer,
     problem::{Problem, ProblemKind, Problems},
@@ -48,7 +48,7 @@ pub fn validate(config: &DistributedConfig, merged: &Merged) -> Vec<Problem> {
     let Some(validation) = &config.spec.validation else { return Vec::new() };
     let Some(value) = merged.tree.value() else { return Vec::new() };
     let mut problems = validation.schema.as_ref().map_or_else(Vec::new, |s| schema::check(s, &value, &merged.tree));
-    problems.extend(rules::check(&validation.rules, &value));
+    problems.extend(rules::check(&validation.rules, &value, merged.tree.secret()));
     problems
 }
 
@@ -80,12 +80,23 @@ impl Merger<'_> {
         let tokens = pointer::tokens(at).ok_or_else(|| vec![malformed()])?;
         let offset = merged.layers.len();
         let own = u16::try_from(offset).unwrap_or(u16::MAX);
-        let (patch, names) = match self.content(config, layer)? {
+        let content = self.content(config, layer)?;
+        let weigh = |value: &Value| {
+            let checked = parse::strict::check(value, &self.budget, MAX_DEPTH.saturating_sub(tokens.len()));
+            checked.map_err(|reason| vec![invalid(reason).pointer(at)])
+        };
+        let (patch, names) = match content {
             Content::Missing => return Ok(()),
             Content::Value(value, secret) => {
+                weigh(&value)?;
+                if tokens.is_empty() && !value.is_object() {
+                    let reason = "the document is not an object; place it below one with `at`, such as /name";
+                    return Err(vec![invalid(reason)]);
+                }
                 (Tree::patch(value, own, secret).placed(&tokens, own), vec![layer.name.clone()])
             }
             Content::Config(target) => {
+                target.tree.value().as_ref().map_or(Ok(()), weigh)?;
                 merged.hops = merged.hops.max(target.hops + 1);
                 let names = target.layers.iter().map(|inner| format!("{}/{inner}", layer.name)).collect();
                 (target.tree.imported(own).placed(&tokens, own), names)
@@ -95,18 +106,8 @@ impl Merger<'_> {
         if merged.layers.len() > MAX_LAYERS {
             return Err(vec![invalid(format!("there are more than {MAX_LAYERS} layers, referenced ones included"))]);
         }
-        self.weigh(&patch, &tokens).map_err(|reason| vec![invalid(reason).pointer(at)])?;
-        if !matches!(patch, Tree::Object { .. }) {
-            return Err(vec![invalid("the document is not an object; place it below one with `at`, such as /name")]);
-        }
         merged.tree.merge(patch);
         Ok(())
-    }
-
-    /// Bounds nesting (below `tokens` too) and the weight of all layers together.
-    fn weigh(&self, patch: &Tree, tokens: &[String]) -> Result<(), String> {
-        let _ = tokens;
-        patch.value().map_or(Ok(()), |value| parse::strict::check(&value, &self.budget))
     }
 
     fn content(&mut self, config: &DistributedConfig, layer: &Layer) -> Result<Content, Vec<Problem>> {

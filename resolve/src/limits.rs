@@ -27,8 +27,8 @@ pub const MAX_RULE_COST: u64 = 5_000_000;
 pub const MAX_RULE_LENGTH: usize = 4096;
 /// Levels of nesting of a CEL expression.
 pub const MAX_RULE_DEPTH: u16 = 48;
-/// Subschemas that one validation may visit.
-pub const MAX_SCHEMA_STEPS: u64 = 5_000_000;
+/// Values that all applications of all subschemas in one validation may look at.
+pub const MAX_SCHEMA_STEPS: u64 = 3_000_000;
 /// Subschemas that may apply to the same value one inside the other ($ref, allOf …).
 pub const MAX_SCHEMA_CHAIN: usize = 32;
 /// Bytes of a compiled regular expression.

@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
@@ -71,7 +72,7 @@ impl Retrieve for NoRetrieval {
     }
 }
 
-/// The keyword that counts: one step each time a subschema is applied.
+/// The keyword that counts: a step each time a subschema is applied.
 const STEP: &str = "x-quorate-step";
 
 thread_local! {
@@ -83,30 +84,40 @@ struct OutOfSteps;
 struct Step;
 
 impl Step {
-    /// A validator cannot be told to stop, so running out unwinds to [`check`] (without a message:
-    /// `resume_unwind` does not call the panic hook).
-    fn take() {
-        match STEPS.get().checked_sub(1) {
-            Some(left) => STEPS.set(left),
-            None => resume_unwind(Box::new(OutOfSteps)),
+    /// A step weighs what it looks at, since a violation may copy it. A validator cannot be told
+    /// to stop, so running out unwinds to [`check`] (without a message: `resume_unwind` does not
+    /// call the panic hook).
+    fn take(instance: &Value) {
+        let mut left = STEPS.get();
+        if weigh(instance, &mut left).is_none() {
+            resume_unwind(Box::new(OutOfSteps));
         }
+        STEPS.set(left);
+    }
+}
+
+fn weigh(value: &Value, left: &mut u64) -> Option<()> {
+    let own = 1 + value.as_str().map_or(0, |text| text.len() as u64 / 16);
+    *left = left.checked_sub(own)?;
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| weigh(item, left)),
+        Value::Object(map) => map.values().try_for_each(|member| weigh(member, left)),
+        _ => Some(()),
     }
 }
 
 impl<'i> Keyword<'i> for Step {
-    fn validate(&self, _: &'i Value) -> Result<(), ValidationError<'i>> {
-        Self::take();
+    fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
+        Self::take(instance);
         Ok(())
     }
 
-    fn is_valid(&self, _: &'i Value) -> bool {
-        Self::take();
+    fn is_valid(&self, instance: &'i Value) -> bool {
+        Self::take(instance);
         true
     }
 }
 
-/// Keywords whose value is a subschema or a list of them, for the same value.
-const IN_PLACE: [&str; 8] = ["allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref"];
 /// Keywords whose value maps names to subschemas.
 const MAPS: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 /// Keywords whose value is data.
@@ -133,7 +144,109 @@ fn counted(schema: &Value) -> Value {
     Value::Object(counted)
 }
 
+/// Refuses what could recurse without end on one value: a chain of subschemas that all apply to
+/// the same value ($ref, allOf …) must be short, and so cannot be a circle. The rest descends into
+/// the value, whose depth is bounded. References and names that reach outside are refused too.
 fn refuse_unbounded(schema: &Value) -> Result<(), String> {
-    let _ = (schema, IN_PLACE, MAX_SCHEMA_CHAIN);
-    Ok(())
+    let mut anchors = BTreeMap::new();
+    let mut all = Vec::new();
+    collect(schema, schema, &mut anchors, &mut all)?;
+    let mut heights = BTreeMap::new();
+    all.into_iter().try_for_each(|map| height(schema, map, &anchors, &mut heights, 1).map(drop))
+}
+
+type Anchors<'s> = BTreeMap<&'s str, &'s Value>;
+
+/// Every object that may be a subschema, and the names that `$anchor` gives.
+fn collect<'s>(
+    root: &'s Value,
+    schema: &'s Value,
+    anchors: &mut Anchors<'s>,
+    all: &mut Vec<&'s Value>,
+) -> Result<(), String> {
+    match schema {
+        Value::Array(items) => items.iter().try_for_each(|item| collect(root, item, anchors, all)),
+        Value::Object(map) => {
+            let text = |keyword: &str| map.get(keyword).and_then(Value::as_str);
+            if text("$ref").is_some_and(|target| !target.starts_with('#')) {
+                return Err("validation.schema: $ref may point within the schema only (#/$defs/name)".to_owned());
+            }
+            let inner_id = !std::ptr::eq(root, schema) && ["$id", "id"].iter().any(|id| text(id).is_some());
+            if inner_id || ["$dynamicRef", "$recursiveRef"].iter().any(|keyword| text(keyword).is_some()) {
+                return Err("validation.schema: $dynamicRef, $recursiveRef and an inner $id are not supported".into());
+            }
+            anchors.extend(text("$anchor").map(|name| (name, schema)));
+            all.push(schema);
+            let subschemas = map.iter().filter(|(keyword, _)| !DATA.contains(&keyword.as_str()));
+            subschemas.map(|(_, value)| value).try_for_each(|value| collect(root, value, anchors, all))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many subschemas follow one another on the same value from here.
+fn height<'s>(
+    root: &'s Value,
+    schema: &'s Value,
+    anchors: &Anchors<'s>,
+    heights: &mut BTreeMap<*const Value, usize>,
+    depth: usize,
+) -> Result<usize, String> {
+    let known = heights.get(&std::ptr::from_ref(schema)).copied();
+    if depth + known.unwrap_or_default() > MAX_SCHEMA_CHAIN {
+        return Err(format!(
+            "validation.schema: more than {MAX_SCHEMA_CHAIN} subschemas ($ref, allOf …) apply to one value one inside \
+             the other, or they refer to each other in a circle"
+        ));
+    }
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let Value::Object(map) = schema else { return Ok(0) };
+    let mut highest = 0;
+    let mut follow = |next: &'s Value| -> Result<(), String> {
+        highest = highest.max(1 + height(root, next, anchors, heights, depth + 1)?);
+        Ok(())
+    };
+    for (keyword, value) in map {
+        match (keyword.as_str(), value) {
+            ("allOf" | "anyOf" | "oneOf", Value::Array(items)) => items.iter().try_for_each(&mut follow)?,
+            ("dependentSchemas" | "dependencies", Value::Object(members)) => {
+                members.values().try_for_each(&mut follow)?;
+            }
+            ("not" | "if" | "then" | "else", value) => follow(value)?,
+            ("$ref", Value::String(target)) => {
+                // What points nowhere is for the validator to say.
+                target_of(root, target, anchors).map_or(Ok(()), &mut follow)?;
+            }
+            _ => {}
+        }
+    }
+    heights.insert(std::ptr::from_ref(schema), highest);
+    Ok(highest)
+}
+
+fn target_of<'s>(root: &'s Value, reference: &str, anchors: &Anchors<'s>) -> Option<&'s Value> {
+    let fragment = reference.strip_prefix('#')?;
+    if fragment.is_empty() || fragment.starts_with('/') {
+        root.pointer(&percent_decoded(fragment)?)
+    } else {
+        anchors.get(fragment).copied()
+    }
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        bytes.push(if byte == b'%' {
+            let hex = std::str::from_utf8(rest.get(..2)?).ok()?;
+            rest = &rest[2..];
+            u8::from_str_radix(hex, 16).ok()?
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(bytes).ok()
 }

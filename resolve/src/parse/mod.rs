@@ -10,6 +10,7 @@ pub use env::is_identifier;
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
+use crate::limits;
 use strict::Strict;
 
 /// How a document is written.
@@ -105,7 +106,7 @@ pub fn parse(bytes: &[u8], syntax: Syntax) -> Result<Value, ParseError> {
     };
     let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
     // The visitor bounds what it builds; this bounds the hand-written parsers too.
-    strict::check(&value, &strict::Budget::document()).map_err(|detail| error(None, detail))?;
+    strict::check(&value, &strict::Budget::document(), limits::MAX_DEPTH).map_err(|detail| error(None, detail))?;
     Ok(value)
 }
 

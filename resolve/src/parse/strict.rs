@@ -29,24 +29,20 @@ impl Budget {
     }
 }
 
-/// Bounds a value that is already built, such as an inline layer.
-pub fn check(value: &Value, budget: &Budget) -> Result<(), String> {
-    check_below(value, budget, MAX_DEPTH)
-}
-
-fn check_below(value: &Value, budget: &Budget, depth: usize) -> Result<(), String> {
+/// Bounds a value that is already built, such as an inline layer: at most `depth` levels.
+pub fn check(value: &Value, budget: &Budget, depth: usize) -> Result<(), String> {
     match value {
         Value::Array(items) => {
             budget.take(0)?;
             let depth = deeper(depth)?;
-            items.iter().try_for_each(|item| check_below(item, budget, depth))
+            items.iter().try_for_each(|item| check(item, budget, depth))
         }
         Value::Object(map) => {
             budget.take(0)?;
             let depth = deeper(depth)?;
             map.iter().try_for_each(|(key, member)| {
                 budget.take(key.len())?;
-                check_below(member, budget, depth)
+                check(member, budget, depth)
             })
         }
         Value::String(text) => budget.take(text.len()),
