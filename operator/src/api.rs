@@ -86,7 +86,10 @@ impl std::error::Error for ApiError {}
 ///
 /// # Errors
 /// [`ApiError`], naming the call.
-pub async fn call<T>(name: impl FnOnce() -> String, request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+pub async fn call<T>(
+    name: impl FnOnce() -> String,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiError> {
     match tokio::time::timeout(CALL_LIMIT, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(ApiError { call: name(), cause: Cause::Kube(Box::new(error)) }),

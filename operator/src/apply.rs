@@ -198,8 +198,10 @@ async fn swap(
 /// # Errors
 /// Those of the API server.
 pub async fn write_event(client: &Client, event: &Event) -> Result<(), ApiError> {
-    let events: Api<Event> = Api::namespaced(client.clone(), &event.namespace().unwrap_or_default());
-    match call(|| format!("create Event {}", event.name_any()), events.create(&PostParams::default(), event)).await {
+    let namespace = event.namespace().unwrap_or_default();
+    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let params = PostParams::default();
+    match call(|| format!("create Event {namespace}/{}", event.name_any()), events.create(&params, event)).await {
         Err(error) if error.code() != Some(409) => Err(error),
         _ => Ok(()),
     }
@@ -212,6 +214,7 @@ pub async fn write_event(client: &Client, event: &Event) -> Result<(), ApiError>
 pub async fn write_status(client: &Client, config: &DistributedConfig) -> Result<DistributedConfig, ApiError> {
     let key = Key::of(config);
     let configs: Api<DistributedConfig> = Api::namespaced(client.clone(), &key.namespace);
-    let write = configs.replace_status(&key.name, &PostParams::default(), config);
+    let params = PostParams::default();
+    let write = configs.replace_status(&key.name, &params, config);
     call(|| format!("update the status of DistributedConfig {key}"), write).await
 }

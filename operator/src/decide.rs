@@ -153,7 +153,7 @@ pub fn decide(
         Observed::Ours(stored) => Some(stored),
         _ => None,
     };
-    if let Some(pin) = spec.pin {
+    if let Some(pin) = &spec.pin {
         return decide_pinned(pin.revision, stored, log);
     }
     match (candidate, stored) {
@@ -189,7 +189,7 @@ fn decide_pinned(revision: i64, stored: Option<&Stored>, log: &Log) -> Action {
 #[must_use]
 pub fn surplus(spec: &DistributedConfigSpec, current: i64, log: &Log) -> Vec<i64> {
     let limit = usize::try_from(spec.revision_history_limit).unwrap_or(1).max(1);
-    let pinned = spec.pin.map(|pin| pin.revision);
+    let pinned = spec.pin.as_ref().map(|pin| pin.revision);
     let removable = log.keys().copied().filter(|revision| *revision != current && Some(*revision) != pinned);
     removable.take(log.len().saturating_sub(limit)).collect()
 }
@@ -285,7 +285,14 @@ mod tests {
             ("unpinned", &free, &ours(head(3, "a", Some(1))), log(&[1, 3]), Ok("c"), "publish"),
             ("unpinned, same content", &free, &ours(head(3, "a", Some(1))), log(&[1]), Ok("a"), "hold Current"),
             ("taken", &free, &foreign, log(&[]), Ok("a"), r#"NameTaken { what: "an Opaque Secret" }"#),
-            ("taken, suspended", &spec(None, true), &foreign, log(&[]), Ok("a"), r#"NameTaken { what: "an Opaque Secret" }"#),
+            (
+                "taken, suspended",
+                &spec(None, true),
+                &foreign,
+                log(&[]),
+                Ok("a"),
+                r#"NameTaken { what: "an Opaque Secret" }"#,
+            ),
             ("predecessor", &free, &Observed::Predecessor, log(&[]), Ok("a"), "AwaitingPredecessor"),
         ];
         for (name, spec, observed, log, candidate, expected) in cases {

@@ -121,8 +121,10 @@ pub(crate) fn observe(secret: Option<&Secret>, config: &DistributedConfig) -> (O
         };
         return (observed, None);
     }
-    let version =
-        Version { uid: secret.uid().unwrap_or_default(), resource_version: secret.resource_version().unwrap_or_default() };
+    let version = Version {
+        uid: secret.uid().unwrap_or_default(),
+        resource_version: secret.resource_version().unwrap_or_default(),
+    };
     match Head::from_secret(secret) {
         Ok(mut head) => {
             let bundle = std::mem::take(&mut head.bundle);

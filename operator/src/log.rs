@@ -37,9 +37,13 @@ pub enum LogError {
 pub async fn list(client: &Client, config: &DistributedConfig) -> Result<(Log, i64), ApiError> {
     let key = Key::of(config);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
-    let params = ListParams::default()
-        .fields(&format!("type={}", names::REVISION_TYPE))
-        .labels(&format!("{}={},{}={}", names::LABEL_CONFIG, key.name, names::LABEL_KIND, names::KIND_REVISION));
+    let params = ListParams::default().fields(&format!("type={}", names::REVISION_TYPE)).labels(&format!(
+        "{}={},{}={}",
+        names::LABEL_CONFIG,
+        key.name,
+        names::LABEL_KIND,
+        names::KIND_REVISION
+    ));
     let listed = call(|| format!("list the log of {key}"), secrets.list_metadata(&params)).await?;
     let mut log = Log::new();
     let mut highest = 0;
@@ -79,8 +83,7 @@ pub async fn append(client: &Client, config: &DistributedConfig, head: &Head) ->
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let secret = head.to_log_secret(config);
     let name = format!("{namespace}/{}", secret.name_any());
-    let created =
-        call(|| format!("create Secret {name}"), secrets.create(&PostParams::default(), &secret)).await;
+    let created = call(|| format!("create Secret {name}"), secrets.create(&PostParams::default(), &secret)).await;
     let stored = match created {
         Ok(stored) => stored,
         Err(error) if error.code() == Some(409) => {

@@ -15,9 +15,11 @@ fn main() -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     // Two threads: one run at a time may be busy while the watches go on.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build()?;
     runtime.block_on(async {
-        let client = quorate_operator::client().await.context("no way to an API server: set KUBECONFIG, or run in a pod")?;
+        let client =
+            quorate_operator::client().await.context("no way to an API server: set KUBECONFIG, or run in a pod")?;
         let listener = tokio::net::TcpListener::bind(options.listen)
             .await
             .with_context(|| format!("--listen {}: cannot listen there", options.listen))?;

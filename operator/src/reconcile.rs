@@ -97,10 +97,8 @@ async fn publish(
     noticed: Option<tokio::time::Instant>,
 ) -> Result<(HeadMemory, Outcome), RunError> {
     let (client, state) = (&operator.client, &operator.state);
-    let (sources, memory) = futures::join!(
-        dereference::sources(client, state, config),
-        dereference::head(client, state, config)
-    );
+    let (sources, memory) =
+        futures::join!(dereference::sources(client, state, config), dereference::head(client, state, config));
     let (sources, memory) = (sources?, memory?);
     // A megabyte of layers takes a while: not on the threads that serve the watches.
     let candidate = {

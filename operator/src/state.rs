@@ -372,7 +372,9 @@ impl Inner {
     fn shrink(&mut self) {
         while self.content_bytes > CONTENT_BUDGET {
             let holds_bytes = |c: &&mut Content| c.known.as_ref().is_some_and(|k| k.bytes > 0);
-            let Some(oldest) = self.contents.values_mut().filter(holds_bytes).min_by_key(|c| c.last_use) else { return };
+            let Some(oldest) = self.contents.values_mut().filter(holds_bytes).min_by_key(|c| c.last_use) else {
+                return;
+            };
             self.content_bytes -= oldest.known.take().map_or(0, |k| k.bytes);
         }
     }

@@ -9,7 +9,7 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, metadata_watcher, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use quorate_crds::{DistributedConfig, names};
@@ -24,7 +24,10 @@ const WATCH_SECONDS: u32 = 180;
 /// The names of the watches of these namespaces (none is all), as `/readyz` shows them.
 #[must_use]
 pub fn names_of(namespaces: &[String]) -> Vec<String> {
-    scopes(namespaces).iter().flat_map(|s| ["DistributedConfigs", "ConfigMaps", "Secrets"].map(|k| name(k, s.as_deref()))).collect()
+    scopes(namespaces)
+        .iter()
+        .flat_map(|s| ["DistributedConfigs", "ConfigMaps", "Secrets"].map(|k| name(k, s.as_deref())))
+        .collect()
 }
 
 fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
@@ -70,14 +73,10 @@ async fn drive<K>(
     mut handle: impl FnMut(Event<K>),
 ) {
     let mut events = std::pin::pin!(events.default_backoff());
-    let mut listing = true;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                match event {
-                    Event::Init | Event::InitApply(_) => listing = true,
-                    Event::InitDone | Event::Apply(_) | Event::Delete(_) => listing = false,
-                }
+                let listing = matches!(event, Event::Init | Event::InitApply(_));
                 handle(event);
                 if !listing && operator.health.well(watch) {
                     tracing::info!(watch, "up to date");
@@ -96,7 +95,9 @@ async fn drive<K>(
 
 fn explained(error: &watcher::Error) -> String {
     let cause = match error {
-        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => e,
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            e
+        }
         other => return other.to_string(),
     };
     match cause {
@@ -120,7 +121,7 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
     let state = &operator.state;
     let mut seen = HashSet::new();
     let mut first = true;
-    let mut apply = |guard: DeserializeGuard<DistributedConfig>| match guard.0 {
+    let apply = |guard: DeserializeGuard<DistributedConfig>| match guard.0 {
         Ok(mut config) => {
             config.metadata.managed_fields = None;
             state.config_applied(config);
@@ -135,7 +136,7 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
             tracing::error!(config = object, error = invalid.error, "this config cannot be read; its head stays");
         }
     };
-    let events = watcher(api::<DistributedConfig>(&operator.client, namespace).guarded(), config());
+    let events = watcher(api::<DeserializeGuard<DistributedConfig>>(&operator.client, namespace), config());
     drive(operator, &name("DistributedConfigs", namespace), events, |event| match event {
         Event::Init => seen.clear(),
         Event::InitApply(object) => {
@@ -155,23 +156,8 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
     .await;
 }
 
-trait Guarded {
-    type Api;
-    fn guarded(self) -> Self::Api;
-}
-
-impl Guarded for Api<DistributedConfig> {
-    type Api = Api<DeserializeGuard<DistributedConfig>>;
-    fn guarded(self) -> Self::Api {
-        match self.namespace() {
-            Some(namespace) => Api::namespaced(self.clone().into_client(), namespace),
-            None => Api::all(self.into_client()),
-        }
-    }
-}
-
 async fn maps(operator: &Operator, namespace: Option<&str>) {
-    let events = metadata_watcher(api::<ConfigMap>(&operator.client, namespace), config());
+    let events = watcher(api::<PartialObjectMeta<ConfigMap>>(&operator.client, namespace), config());
     let mut sources = Listing::new(operator, SourceKind::ConfigMap, namespace);
     drive(operator, &name("ConfigMaps", namespace), events, |event| sources.take(&event)).await;
 }
@@ -180,7 +166,7 @@ async fn secrets(operator: &Operator, namespace: Option<&str>) {
     let state = &operator.state;
     // The log is written once and never looked at through a watch.
     let config = config().fields(&format!("type!={}", names::REVISION_TYPE));
-    let events = metadata_watcher(api::<Secret>(&operator.client, namespace), config);
+    let events = watcher(api::<PartialObjectMeta<Secret>>(&operator.client, namespace), config);
     let mut sources = Listing::new(operator, SourceKind::Secret, namespace);
     let mut heads = HashSet::new();
     drive(operator, &name("Secrets", namespace), events, |event| {
