@@ -118,6 +118,7 @@ impl Merger<'_> {
             (None, None, Some(object), None) => one(self.object(config, SourceKind::Secret, object)),
             (None, None, None, Some(target)) => {
                 let reference = graph::config_reference(config, target);
+                self.refuse_circle(&reference)?;
                 let Some(found) = self.sources.config(&reference) else {
                     return one(if target.optional { Ok(Content::Missing) } else { Err(missing(&reference)) });
                 };
@@ -147,6 +148,15 @@ impl Merger<'_> {
         Ok(Content::Value(value, secret))
     }
 
+    fn refuse_circle(&self, reference: &SourceRef) -> Result<(), Vec<Problem>> {
+        if let Some(start) = self.chain.iter().position(|link| link == reference) {
+            let circle: Vec<_> = self.chain[start..].iter().chain([reference]).map(short).collect();
+            let reason = format!("the configs refer to each other in a circle: {}", circle.join(" -> "));
+            return Err(vec![Problem::new(ProblemKind::ReferenceCycle, reason)]);
+        }
+        Ok(())
+    }
+
     /// The merged and validated value of another config.
     fn target(
         &mut self,
@@ -154,11 +164,6 @@ impl Merger<'_> {
         reference: &SourceRef,
         target: &DistributedConfig,
     ) -> Result<Rc<Merged>, Vec<Problem>> {
-        if let Some(start) = self.chain.iter().position(|link| link == reference) {
-            let circle: Vec<_> = self.chain[start..].iter().chain([reference]).map(short).collect();
-            let reason = format!("the configs refer to each other in a circle: {}", circle.join(" -> "));
-            return Err(vec![Problem::new(ProblemKind::ReferenceCycle, reason)]);
-        }
         if !graph::consents(target, consumer) {
             let namespace = consumer.namespace().unwrap_or_default();
             let reason =
