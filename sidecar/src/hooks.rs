@@ -1,0 +1,115 @@
+//! Checks before a set is shown, and notifications after.
+
+use std::{fs, path::Path, process::Stdio, time::Duration};
+
+use http::{Request, Uri};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use rustix::process::{Pid, kill_process};
+use tokio::{net::TcpStream, process::Command, time::timeout};
+
+use crate::{options::SignalTo, publish::Published};
+
+/// What a hook is told.
+#[derive(Clone, Debug)]
+pub struct Told<'a> {
+    /// The config.
+    pub config: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The revision.
+    pub revision: i64,
+    /// The content's hash.
+    pub hash: &'a str,
+    /// The paths whose content is other than before.
+    pub changed: &'a [String],
+    /// The folder of a set that is to be checked.
+    pub staged: Option<&'a Path>,
+}
+
+/// Runs a program; it must end with 0. Its output is dropped: it may hold secrets.
+///
+/// # Errors
+/// How it ended instead.
+pub async fn exec(command: &str, told: &Told<'_>, limit: Duration) -> Result<(), String> {
+    let mut words = command.split_whitespace();
+    let program = words.next().ok_or("the command is empty")?;
+    let mut child = Command::new(program);
+    child.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    child.env("QUORATE_CONFIG", told.config).env("QUORATE_REVISION", told.revision.to_string());
+    if let Some(staged) = told.staged {
+        child.env("QUORATE_STAGED", staged);
+    }
+    let status = timeout(limit, child.status())
+        .await
+        .map_err(|_| format!("{program} did not end within {} s", limit.as_secs()))?
+        .map_err(|error| format!("{program} cannot be run: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} ended with {status}")) }
+}
+
+/// Posts JSON to an http:// address of this pod; it must answer 2xx.
+///
+/// # Errors
+/// What it answered, or why it did not.
+pub async fn post(uri: &Uri, told: &Told<'_>, limit: Duration) -> Result<(), String> {
+    let posted = timeout(limit, send(uri, told)).await;
+    let answer = posted.map_err(|_| format!("{uri} did not answer within {} s", limit.as_secs()))?;
+    let status = answer.map_err(|error| format!("{uri} cannot be reached: {error}"))?;
+    if status.is_success() { Ok(()) } else { Err(format!("{uri} answered {status}")) }
+}
+
+async fn send(uri: &Uri, told: &Told<'_>) -> anyhow::Result<http::StatusCode> {
+    anyhow::ensure!(uri.scheme_str() == Some("http"), "only http:// is possible");
+    let authority = uri.authority().ok_or_else(|| anyhow::anyhow!("the address has no host"))?;
+    let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    let body = serde_json::json!({
+        "config": told.config, "namespace": told.namespace, "revision": told.revision, "hash": told.hash,
+        "changed": told.changed, "staged": told.staged,
+    });
+    let request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header("host", authority.as_str())
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))?;
+    let exchange = async { Ok::<_, anyhow::Error>(sender.send_request(request).await?.status()) };
+    tokio::select! {
+        status = exchange => status,
+        ended = connection => { ended?; anyhow::bail!("the connection ended before the answer") }
+    }
+}
+
+/// Signals every process of the program's name.
+///
+/// # Errors
+/// When there is none, or none may be signalled.
+pub fn signal(to: &SignalTo) -> Result<(), String> {
+    let pids = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        (name.trim_end() == to.program).then_some(pid)
+    });
+    let mut found = false;
+    for pid in pids {
+        kill_process(pid, to.signal).map_err(|error| format!("{} cannot be signalled: {error}", to.program))?;
+        found = true;
+    }
+    if found {
+        Ok(())
+    } else {
+        Err(format!("no process {} is seen: does the pod set shareProcessNamespace?", to.program))
+    }
+}
+
+/// The paths that differ between two sets.
+#[must_use]
+pub fn changed(old: &Published, new: &Published) -> Vec<String> {
+    let differs = |a: &Published, b: &Published| -> Vec<String> {
+        a.files.iter().filter(|file| !b.files.contains(file)).map(|file| file.path.clone()).collect()
+    };
+    let mut paths = differs(new, old);
+    paths.extend(differs(old, new));
+    paths.sort();
+    paths.dedup();
+    paths
+}
