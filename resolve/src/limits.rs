@@ -27,8 +27,11 @@ pub const MAX_RULE_COST: u64 = 5_000_000;
 pub const MAX_RULE_LENGTH: usize = 4096;
 /// Levels of nesting of a CEL expression.
 pub const MAX_RULE_DEPTH: u16 = 48;
-/// Values that all applications of all subschemas in one validation may look at.
-pub const MAX_SCHEMA_STEPS: u64 = 3_000_000;
+/// Values that all applications of all subschemas in one validation may look at, in multiples of
+/// the values there are.
+pub const MAX_SCHEMA_VISITS: u64 = 20;
+/// The same for a small value.
+pub const MIN_SCHEMA_STEPS: u64 = 500_000;
 /// Subschemas that may apply to the same value one inside the other ($ref, allOf …).
 pub const MAX_SCHEMA_CHAIN: usize = 32;
 /// Bytes of a compiled regular expression.
@@ -37,3 +40,5 @@ pub const MAX_REGEX_BYTES: usize = 1 << 20;
 pub const TEMPLATE_FUEL: u64 = 1_000_000;
 /// Levels of nesting of a template.
 pub const TEMPLATE_DEPTH: usize = 64;
+/// Tokens of one tag of a template, and branches of its ifs: each may be a level of recursion.
+pub const MAX_TEMPLATE_CHAIN: usize = 1500;

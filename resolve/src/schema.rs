@@ -12,7 +12,7 @@ use quorate_crds::Object;
 use serde_json::{Map, Value};
 
 use crate::{
-    limits::{MAX_PROBLEMS, MAX_REGEX_BYTES, MAX_SCHEMA_CHAIN, MAX_SCHEMA_STEPS},
+    limits::{MAX_PROBLEMS, MAX_REGEX_BYTES, MAX_SCHEMA_CHAIN, MAX_SCHEMA_VISITS, MIN_SCHEMA_STEPS},
     pointer,
     problem::{Problem, ProblemKind},
     tree::Tree,
@@ -25,7 +25,8 @@ pub fn check(schema: &Object, value: &Value, tree: &Tree) -> Vec<Problem> {
     if let Err(reason) = refuse_unbounded(&schema) {
         return invalid(reason);
     }
-    STEPS.set(MAX_SCHEMA_STEPS);
+    let steps = allowed_steps(value);
+    STEPS.set(steps);
     // The unwinding is our own way out of an endless validation (see Step), or a library's bug:
     // neither may take the operator down.
     let found = catch_unwind(AssertUnwindSafe(|| {
@@ -40,7 +41,7 @@ pub fn check(schema: &Object, value: &Value, tree: &Tree) -> Vec<Problem> {
         Ok(Ok(violations)) => violations,
         Ok(Err(reason)) => invalid(reason),
         Err(cause) if cause.is::<OutOfSteps>() => {
-            invalid(format!("validation.schema needs more than {MAX_SCHEMA_STEPS} steps for this value"))
+            invalid(format!("validation.schema needs more than {steps} steps for this value"))
         }
         Err(_) => invalid("validation.schema makes the validator fail; simplify it".to_owned()),
     }
@@ -94,6 +95,12 @@ impl Step {
         }
         STEPS.set(left);
     }
+}
+
+fn allowed_steps(value: &Value) -> u64 {
+    let mut left = u64::MAX;
+    let _ = weigh(value, &mut left);
+    ((u64::MAX - left) * MAX_SCHEMA_VISITS).max(MIN_SCHEMA_STEPS)
 }
 
 fn weigh(value: &Value, left: &mut u64) -> Option<()> {

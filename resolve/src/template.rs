@@ -12,13 +12,14 @@ use std::{
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    machinery::{Token, tokenize},
     syntax::SyntaxConfig,
     value::{Enumerator, Object},
 };
 use quorate_crds::head::MAX_BYTES;
 
 use crate::{
-    limits::{TEMPLATE_DEPTH, TEMPLATE_FUEL},
+    limits::{MAX_TEMPLATE_CHAIN, TEMPLATE_DEPTH, TEMPLATE_FUEL},
     problem::{Problem, ProblemKind},
     tree::Tree,
 };
@@ -37,6 +38,7 @@ impl Templates {
             (watched(tree, &touched), touched)
         });
         touched.store(false, Ordering::Relaxed);
+        refuse_chains(template).map_err(|reason| Problem::new(ProblemKind::TemplateFailed, reason))?;
         let mut output = Bounded(Vec::new());
         let result = environment()
             .template_from_named_str("template", template)
@@ -51,12 +53,36 @@ impl Templates {
 
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
+    // It prints the whole context, unseen by Watched.
+    environment.remove_global("debug");
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default());
+    environment.set_syntax(syntax());
     environment.set_fuel(Some(TEMPLATE_FUEL));
     environment.set_recursion_limit(TEMPLATE_DEPTH);
     environment
+}
+
+/// Refuses what would recurse deeply in the compiler, which bounds brackets and blocks but not
+/// chains such as `1+1+1…`: it would overflow the stack, and nothing survives that.
+fn refuse_chains(template: &str) -> Result<(), String> {
+    let (mut in_tag, mut branches) = (0, 0);
+    // What the lexer refuses, the compiler will report.
+    for (token, _) in tokenize(template, false, syntax()).map_while(Result::ok) {
+        match token {
+            Token::VariableStart | Token::BlockStart => in_tag = 0,
+            Token::Ident("elif") => branches += 1,
+            _ => in_tag += 1,
+        }
+        if in_tag > MAX_TEMPLATE_CHAIN || branches > MAX_TEMPLATE_CHAIN {
+            return Err(format!("a tag has more than {MAX_TEMPLATE_CHAIN} parts, or an if so many branches"));
+        }
+    }
+    Ok(())
+}
+
+fn syntax() -> SyntaxConfig {
+    SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
 }
 
 /// Line and reason; the detail may quote a value, so not when one from a Secret was read.
