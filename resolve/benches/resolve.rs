@@ -4,7 +4,7 @@
 //! one rule, one JSON file. Its output at 100,000 keys would be beyond what a Secret holds, so
 //! there the file takes a part: everything before rendering is done on all keys. `parse_yaml`,
 //! `merge` and `render_yaml` are its parts alone, on all keys.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::format_push_string)]
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -41,11 +41,12 @@ fn world(keys: usize) -> (DistributedConfig, Sources) {
         sources.keys.insert(reference, Some(Arc::new(keys)));
     }
     let from = if keys > 10_000 { "/g0000" } else { "/" };
+    let layers = ["base", "over"].map(|name| json!({"name": name, "configMapRef": {"name": name, "key": "v.yaml"}}));
     let config = json!({
         "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig",
         "metadata": {"name": "web", "namespace": "shop"},
         "spec": {
-            "layers": ["base", "over"].map(|n| json!({"name": n, "configMapRef": {"name": n, "key": "v.yaml"}})),
+            "layers": layers,
             "files": [{"path": "a.json", "from": from}],
             "validation": {
                 "schema": {"additionalProperties": {"additionalProperties": {"type": "integer", "minimum": 0}}},

@@ -136,7 +136,9 @@ impl Tree {
             Self::Leaf { layers, .. } | Self::Deleted { layers } => add(all, layers),
             Self::Object { members, layers } => {
                 add(all, layers);
-                members.values().for_each(|member| member.collect_layers(all));
+                for member in members.values() {
+                    member.collect_layers(all);
+                }
             }
         }
     }
@@ -171,7 +173,9 @@ impl Tree {
             (Self::Object { .. }, Some((first, rest))) => self.member(first)?.at(rest),
             (Self::Leaf { value, secret, .. }, Some(_)) => {
                 let mut pointer = String::new();
-                tokens.iter().for_each(|token| pointer::push(&mut pointer, token));
+                for token in tokens {
+                    pointer::push(&mut pointer, token);
+                }
                 Some((value.pointer(&pointer)?.clone(), *secret))
             }
             (Self::Deleted { .. }, _) => None,

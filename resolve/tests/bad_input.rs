@@ -1,5 +1,5 @@
 //! Every kind of bad input is refused with a message that names layer, pointer and reason.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::format_push_string, clippy::format_collect)]
 
 mod common;
 
@@ -85,6 +85,8 @@ fn documents_that_cannot_be_used() {
         ("v.toml", "a = 1\na = 2".into(), "duplicate key"),
         ("v.toml", "a = inf".into(), "beyond 64 bits"),
         ("v.toml", "a = 18446744073709551616".into(), "TOML"),
+        ("v.toml", deep("[", "]").replace(": ", " = "), "TOML"),
+        ("v.properties", format!("{}a=1", "a.".repeat(70)), "more than 64 parts"),
         ("v.properties", "a=1\na=2".into(), "line 2 column 1: key \"a\" is there twice"),
         ("v.properties", "a=1\na.b=2".into(), "key \"a.b\" is below a key that has a value"),
         ("v.properties", "a=\\u12".into(), "four hexadecimal digits"),
@@ -349,4 +351,17 @@ fn many_problems_are_counted() {
     let problems = World::default().problems(&format!("files: [{}]", files.join(", ")));
     assert_eq!(problems.len(), 33);
     assert_eq!((problems[32].kind, problems[32].reason.as_str()), (Omitted, "and 68 more"));
+}
+
+#[test]
+fn all_layers_together_are_bounded() {
+    let text = "x".repeat(1_000_000);
+    let layers = |count: usize| {
+        let layers: Vec<_> =
+            (0..count).map(|i| format!("{{name: l{i}, at: /l{i}, configMapRef: {{name: m}}}}")).collect();
+        format!("{{layers: [{}], files: [{{path: a, template: x}}]}}", layers.join(", "))
+    };
+    let world = World::default().map("m", &[("k", text.as_bytes())]);
+    world.resolve(&layers(30)).unwrap();
+    assert!(world.problems(&layers(40)).iter().all(|p| p.kind == SourceInvalid && p.reason.contains("too large")));
 }

@@ -1,5 +1,5 @@
 //! No message shows a value from a Secret, whichever way it comes about.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::format_collect)]
 
 mod common;
 

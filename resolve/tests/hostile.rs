@@ -1,6 +1,6 @@
 //! Schemas, rules and templates: what they find, and what they are stopped at. Each hostile case
 //! would run for hours, or out of memory or stack, without its bound.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::format_collect)]
 
 mod common;
 

@@ -205,7 +205,7 @@ fn reversed(value: &Value) -> String {
 fn leaves(value: &Value, at: &str, found: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
-            map.iter().for_each(|(k, member)| leaves(member, &format!("{at}/{k}"), found))
+            map.iter().for_each(|(k, member)| leaves(member, &format!("{at}/{k}"), found));
         }
         other => drop(found.insert(at.to_owned(), other.clone())),
     }
@@ -268,9 +268,8 @@ proptest! {
             let leaf = &expected[pointer];
             prop_assert!(given == Some(leaf) || (leaf.is_object() && given.is_some_and(Value::is_object)), "{}", pointer);
             prop_assert!(layers.is_sorted_by(|newer, older| newer > older));
-            for newer in usize::from(*winner) + 1..documents.len() {
-                prop_assert!(documents[newer].pointer(pointer).is_none() || leaf.is_object(), "{} by {}", pointer, newer);
-            }
+            let mut newer = documents.iter().skip(usize::from(*winner) + 1);
+            prop_assert!(newer.all(|document| document.pointer(pointer).is_none() || leaf.is_object()), "{}", pointer);
         }
         for (pointer, layers) in &provenance.deleted {
             prop_assert!(value.pointer(pointer).is_none());

@@ -1,9 +1,11 @@
 //! What good input becomes.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::format_collect)]
 
 mod common;
 
 use common::World;
+use k8s_openapi::api::core::v1::Secret;
+use quorate_resolve::Keys;
 use serde_json::json;
 
 const KEYED: &str = "layers: [{name: l, configMapRef: {name: m, key: KEY}}]";
@@ -116,4 +118,16 @@ fn a_template_is_rendered_as_written() {
     let spec = "{layers: [{name: l, inline: {server: {port: 80, hosts: [a, b]}}}], files: [{path: nginx.conf, template: \
                 \"listen {{ server.port }};\\n{% for h in server.hosts %}{{ h }}<{% endfor %}\\n\"}]}";
     assert_eq!(World::default().file(spec, "nginx.conf"), "listen 80;\na<b<\n");
+}
+
+#[test]
+fn keys_are_all_data_and_show_no_value() {
+    let map: k8s_openapi::api::core::v1::ConfigMap =
+        serde_json::from_value(json!({"metadata": {}, "data": {"a": "x"}, "binaryData": {"b": "/w=="}})).unwrap();
+    let keys = Keys::from(&map);
+    assert_eq!(keys.0.into_iter().collect::<Vec<_>>(), [("a".to_owned(), b"x".to_vec()), ("b".to_owned(), vec![0xff])]);
+    let secret: Secret = serde_json::from_value(json!({"metadata": {}, "data": {"a": "aHVudGVyMg=="}})).unwrap();
+    let keys = Keys::from(&secret);
+    assert_eq!(keys.0["a"], b"hunter2");
+    assert_eq!(format!("{keys:?}"), "{\"a\"}");
 }

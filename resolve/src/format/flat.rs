@@ -1,6 +1,9 @@
 //! The two formats without nesting: keys are joined.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt::Write,
+};
 
 use serde_json::Value;
 
@@ -77,9 +80,12 @@ pub fn env(value: &Value) -> Result<String, String> {
 }
 
 fn unique(lines: &mut BTreeMap<String, String>, key: String, text: String) -> Result<(), String> {
-    match lines.insert(key.clone(), text) {
-        None => Ok(()),
-        Some(_) => Err(format!("two values would have the key {key:?}; rename one")),
+    match lines.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(text);
+            Ok(())
+        }
+        Entry::Occupied(entry) => Err(format!("two values would have the key {:?}; rename one", entry.key())),
     }
 }
 
