@@ -1,1 +1,10 @@
-//! tests
+//! The real control plane, and what tests, demo and benchmarks share.
+#![allow(clippy::missing_panics_doc)]
+
+pub mod certificates;
+pub mod cluster;
+pub mod process;
+pub mod programs;
+pub mod wait;
+
+pub use cluster::Cluster;

@@ -1,0 +1,64 @@
+//! The cluster's own certificate authority.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Signs certificates and writes them, as `NAME.crt` and `NAME.key`.
+pub struct Authority<'a> {
+    folder: &'a Path,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl<'a> Authority<'a> {
+    /// A new one; its certificate is `ca.crt`, and `sa.key` a key for service-account tokens.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn new(folder: &'a Path) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = named("quorate-test-ca", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        fs::write(folder.join("ca.crt"), params.self_signed(&key)?.pem())?;
+        fs::write(folder.join("ca.key"), key.serialize_pem())?;
+        fs::write(folder.join("sa.key"), KeyPair::generate()?.serialize_pem())?;
+        Ok(Self { folder, issuer: Issuer::new(params, key) })
+    }
+
+    /// A certificate for a user, or for a server on loopback.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn issue(&self, file: &str, user: &str, group: Option<&str>) -> Result<()> {
+        let key = KeyPair::generate()?;
+        let mut params = named(user, group);
+        params.subject_alt_names = CertificateParams::new(vec![
+            "127.0.0.1".to_owned(),
+            "10.0.0.1".to_owned(),
+            "localhost".to_owned(),
+            "kubernetes.default.svc".to_owned(),
+        ])?
+        .subject_alt_names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        fs::write(self.folder.join(format!("{file}.crt")), params.signed_by(&key, &self.issuer)?.pem())?;
+        fs::write(self.folder.join(format!("{file}.key")), key.serialize_pem())?;
+        Ok(())
+    }
+}
+
+fn named(user: &str, group: Option<&str>) -> CertificateParams {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, user);
+    if let Some(group) = group {
+        name.push(DnType::OrganizationName, group);
+    }
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name;
+    params
+}

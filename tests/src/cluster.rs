@@ -1,0 +1,343 @@
+//! A real control plane of one's own: etcd, kube-apiserver and, if asked for, kube-controller-manager.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{certificates::Authority, process::Process, wait::wait_for};
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Members of etcd: one or three.
+    pub etcd_members: usize,
+    /// API servers.
+    pub api_servers: usize,
+    /// Whether there is a controller manager (garbage collection, service accounts).
+    pub controller_manager: bool,
+    /// Whether etcd waits for the disk, as in production: for benchmarks.
+    pub fsync: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { etcd_members: 1, api_servers: 1, controller_manager: false, fsync: false }
+    }
+}
+
+/// A running cluster; gone when dropped, or when this process ends in any way.
+pub struct Cluster {
+    /// The members of etcd.
+    pub etcd: Vec<Process>,
+    /// The API servers.
+    pub api_servers: Vec<Process>,
+    /// The controller manager.
+    pub controller_manager: Option<Process>,
+    folder: TempDir,
+    binaries: PathBuf,
+}
+
+/// The root of the checkout.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+impl Cluster {
+    /// One etcd member and one API server.
+    ///
+    /// # Errors
+    /// When the binaries cannot be built, or something does not become ready.
+    pub async fn start() -> Result<Self> {
+        Self::with(Options::default()).await
+    }
+
+    /// As asked.
+    ///
+    /// # Errors
+    /// As for [`Cluster::start`].
+    pub async fn with(options: Options) -> Result<Self> {
+        let binaries = binaries()?;
+        let clusters = root().join("target/clusters");
+        fs::create_dir_all(&clusters)?;
+        sweep(&clusters);
+        let folder = tempfile::Builder::new().prefix(&format!("{}-", std::process::id())).tempdir_in(&clusters)?;
+        let authority = Authority::new(folder.path())?;
+        authority.issue("apiserver", "kube-apiserver", None)?;
+        authority.issue("admin", "admin", Some("system:masters"))?;
+        authority.issue("kcm", "system:kube-controller-manager", None)?;
+        let mut cluster =
+            Self { etcd: Vec::new(), api_servers: Vec::new(), controller_manager: None, folder, binaries };
+        let etcd = cluster.start_etcd(&options)?;
+        for index in 0..options.api_servers {
+            cluster.start_api_server(index, &etcd)?;
+        }
+        for index in 0..options.api_servers {
+            cluster.ready(index).await?;
+        }
+        if options.controller_manager {
+            cluster.start_controller_manager().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The folder of logs, keys and data.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The administrator's kubeconfig for an API server.
+    #[must_use]
+    pub fn kubeconfig(&self, api_server: usize) -> PathBuf {
+        self.folder().join(format!("kubeconfig{api_server}"))
+    }
+
+    /// An administrator's client of the first API server.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub async fn client(&self) -> Result<Client> {
+        client(&self.kubeconfig(0)).await
+    }
+
+    /// Runs kubectl as administrator and returns its output.
+    ///
+    /// # Errors
+    /// With what it said, when it fails.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        kubectl(&self.binaries.join("kubectl"), &self.kubeconfig(0), arguments)
+    }
+
+    /// The path of kubectl.
+    #[must_use]
+    pub fn kubectl_path(&self) -> PathBuf {
+        self.binaries.join("kubectl")
+    }
+
+    /// Kills an API server; [`Cluster::restart_api_server`] brings it back on the same port.
+    pub fn kill_api_server(&mut self, index: usize) {
+        self.api_servers[index].kill();
+    }
+
+    /// Starts a killed API server again.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart_api_server(&mut self, index: usize) -> Result<()> {
+        let words = fs::read_to_string(self.folder().join(format!("apiserver{index}.args")))?;
+        let arguments: Vec<String> = words.lines().map(str::to_owned).collect();
+        self.api_servers[index] = self.launch("kube-apiserver", &format!("apiserver{index}"), &arguments)?;
+        self.ready(index).await
+    }
+
+    fn launch(&self, program: &str, name: &str, arguments: &[String]) -> Result<Process> {
+        let log = self.folder().join(format!("{name}.log"));
+        Process::start(&self.binaries.join(program), arguments, &[], &log)
+    }
+
+    fn start_etcd(&mut self, options: &Options) -> Result<String> {
+        ensure!(matches!(options.etcd_members, 1 | 3), "etcd has one or three members");
+        let ports = free_ports(2 * options.etcd_members)?;
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let members: Vec<(u16, u16)> = ports.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+        let initial: Vec<String> = members.iter().enumerate().map(|(n, m)| format!("m{n}={}", url(m.1))).collect();
+        for (index, (client, peer)) in members.iter().enumerate() {
+            let mut arguments = vec![
+                format!("--name=m{index}"),
+                format!("--data-dir={}", self.folder().join(format!("etcd{index}")).display()),
+                format!("--listen-client-urls={}", url(*client)),
+                format!("--advertise-client-urls={}", url(*client)),
+                format!("--listen-peer-urls={}", url(*peer)),
+                format!("--initial-advertise-peer-urls={}", url(*peer)),
+                format!("--initial-cluster={}", initial.join(",")),
+            ];
+            if !options.fsync {
+                arguments.push("--unsafe-no-fsync".into());
+            }
+            let member = self.launch("etcd", &format!("etcd{index}"), &arguments)?;
+            self.etcd.push(member);
+        }
+        Ok(members.iter().map(|member| url(member.0)).collect::<Vec<_>>().join(","))
+    }
+
+    fn start_api_server(&mut self, index: usize, etcd: &str) -> Result<()> {
+        let port = free_ports(1)?[0];
+        let file = |name: &str| self.folder().join(name).display().to_string();
+        let arguments = [
+            format!("--etcd-servers={etcd}"),
+            format!("--secure-port={port}"),
+            "--bind-address=127.0.0.1".into(),
+            "--advertise-address=127.0.0.1".into(),
+            "--endpoint-reconciler-type=none".into(),
+            format!("--tls-cert-file={}", file("apiserver.crt")),
+            format!("--tls-private-key-file={}", file("apiserver.key")),
+            format!("--client-ca-file={}", file("ca.crt")),
+            format!("--service-account-key-file={}", file("sa.key")),
+            format!("--service-account-signing-key-file={}", file("sa.key")),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            "--service-cluster-ip-range=10.0.0.0/24".into(),
+            "--authorization-mode=Node,RBAC".into(),
+        ];
+        fs::write(self.folder().join(format!("apiserver{index}.args")), arguments.join("\n"))?;
+        let server = self.launch("kube-apiserver", &format!("apiserver{index}"), &arguments)?;
+        self.api_servers.push(server);
+        fs::write(self.kubeconfig(index), self.kubeconfig_text(port, "admin"))?;
+        if index == 0 {
+            fs::write(self.folder().join("kcm.kubeconfig"), self.kubeconfig_text(port, "kcm"))?;
+        }
+        Ok(())
+    }
+
+    fn kubeconfig_text(&self, port: u16, user: &str) -> String {
+        let folder = self.folder().display();
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: '{folder}/ca.crt'}}}}]\n\
+             users: [{{name: u, user: {{client-certificate: '{folder}/{user}.crt', client-key: '{folder}/{user}.key'}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u, namespace: default}}}}]\n"
+        )
+    }
+
+    async fn ready(&mut self, index: usize) -> Result<()> {
+        let client = client(&self.kubeconfig(index)).await?;
+        let server = &mut self.api_servers[index];
+        let ready = wait_for("kube-apiserver to be ready", || {
+            let request = http::Request::get("/readyz").body(Vec::new());
+            let (client, ended) = (client.clone(), server.ended());
+            async move {
+                if let Some(status) = ended {
+                    return Ok(Err(status));
+                }
+                let request = request.map_err(|e| e.to_string())?;
+                client.request_text(request).await.map(|_| Ok(())).map_err(|e| e.to_string())
+            }
+        });
+        match ready.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => {
+                bail!("kube-apiserver ended with {status}:\n{}", tail(&self.api_servers[index].output()))
+            }
+            Err(error) => Err(error.context(tail(&self.api_servers[index].output()))),
+        }
+    }
+
+    async fn start_controller_manager(&mut self) -> Result<()> {
+        let port = free_ports(1)?[0];
+        let file = |name: &str| self.folder().join(name).display().to_string();
+        let kubeconfig = file("kcm.kubeconfig");
+        let arguments = [
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            "--authentication-skip-lookup=true".into(),
+            format!("--secure-port={port}"),
+            "--bind-address=127.0.0.1".into(),
+            "--leader-elect=false".into(),
+            format!("--service-account-private-key-file={}", file("sa.key")),
+            format!("--root-ca-file={}", file("ca.crt")),
+            "--use-service-account-credentials=true".into(),
+        ];
+        self.controller_manager = Some(self.launch("kube-controller-manager", "kcm", &arguments)?);
+        wait_for("the default service account", || async {
+            self.kubectl(&["get", "serviceaccount", "default"]).map_err(|e| e.to_string())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Stops (SIGSTOP) or continues an API server: it accepts connections but does not answer.
+    pub fn pause_api_server(&self, index: usize, paused: bool) {
+        self.api_servers[index].signal(if paused { Signal::STOP } else { Signal::CONT });
+    }
+
+    /// Installs the CRDs.
+    ///
+    /// # Errors
+    /// When the API server refuses them.
+    pub fn install_crds(&self) -> Result<()> {
+        install_crds(&self.kubectl_path(), &self.kubeconfig(0))
+    }
+}
+
+/// Installs the CRDs and waits until they are served.
+///
+/// # Errors
+/// When the API server refuses them.
+pub fn install_crds(kubectl_path: &Path, kubeconfig: &Path) -> Result<()> {
+    let crds = root().join("crds").display().to_string();
+    kubectl(kubectl_path, kubeconfig, &["apply", "--server-side", "-f", &crds])?;
+    let crd = "crd/distributedconfigs.quorate.io";
+    kubectl(kubectl_path, kubeconfig, &["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+    Ok(())
+}
+
+/// Runs kubectl.
+///
+/// # Errors
+/// With what it said, when it fails.
+pub fn kubectl(path: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(path).arg("--kubeconfig").arg(kubeconfig).args(arguments).output()?;
+    ensure!(
+        output.status.success(),
+        "kubectl {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A client as a kubeconfig says, without hidden retries.
+///
+/// # Errors
+/// When the kubeconfig cannot be used.
+pub async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// The folder of the control plane's binaries, built if need be.
+///
+/// # Errors
+/// With the ways out, when they cannot be built.
+pub fn binaries() -> Result<PathBuf> {
+    let output = Command::new(root().join("tests/cluster/build.sh"))
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("tests/cluster/build.sh")?;
+    ensure!(output.status.success(), "the control plane was not built; the reason is above");
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// Free loopback ports. Another process may take one meanwhile; then the server says so and ends.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    Ok(listeners.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>()?)
+}
+
+/// Removes what killed processes left behind.
+fn sweep(clusters: &Path) {
+    for entry in fs::read_dir(clusters).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(pid).exists() {
+            // Somebody else may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}

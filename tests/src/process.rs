@@ -1,0 +1,98 @@
+//! Child processes that end with this one, even when it is killed.
+//!
+//! `setpriv --pdeathsig` asks the kernel to kill the child when the thread that started it ends; so
+//! one thread that lives as long as the process starts them all.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
+};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+type Start = Box<dyn FnOnce() + Send>;
+
+fn starter() -> &'static mpsc::SyncSender<Start> {
+    static STARTER: OnceLock<mpsc::SyncSender<Start>> = OnceLock::new();
+    STARTER.get_or_init(|| {
+        let (sender, receiver) = mpsc::sync_channel::<Start>(16);
+        thread::spawn(move || receiver.into_iter().for_each(|start| start()));
+        sender
+    })
+}
+
+/// A running program. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program with arguments and environment, its output going to a file.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &Path, arguments: &[String], environment: &[(&str, String)], log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let start: Start = Box::new(move || drop(sender.send(command.spawn())));
+        starter().send(start).map_err(|_| anyhow::anyhow!("the starting thread has ended"))?;
+        let child = receiver.recv()?.with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended already.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Kills it (SIGKILL) and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Its output so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Resident memory in MiB (`VmRSS`).
+    #[must_use]
+    pub fn resident_mib(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,514 @@
+//! What users rely on, on a real API server, with operator and sidecar as processes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use quorate_tests::{
+    Cluster,
+    cluster::{Options, root},
+    programs::{self, Program},
+    wait::wait_for,
+};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+/// One control plane and operator for all scenarios that do not break them; each has its own namespace.
+struct Shared {
+    cluster: Cluster,
+    _operator: Program,
+}
+
+async fn shared() -> &'static Shared {
+    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+    SHARED
+        .get_or_init(|| async {
+            let options = Options { controller_manager: true, ..Options::default() };
+            let cluster = Cluster::with(options).await.unwrap();
+            cluster.install_crds().unwrap();
+            let log = cluster.folder().join("operator.log");
+            let operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
+            operator.ready().await.unwrap();
+            Shared { cluster, _operator: operator }
+        })
+        .await
+}
+
+/// A namespace, and a directory for sidecars.
+struct Scene<'a> {
+    cluster: &'a Cluster,
+    namespace: String,
+    directory: tempfile::TempDir,
+}
+
+impl<'a> Scene<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let namespace = format!("scene-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        cluster.kubectl(&["create", "namespace", &namespace]).unwrap();
+        Self { cluster, namespace, directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.cluster.kubectl(&[&["-n", &self.namespace], arguments].concat())
+    }
+
+    /// kubectl apply of a text.
+    fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        let mut child = Command::new(self.cluster.kubectl_path())
+            .arg("--kubeconfig")
+            .arg(self.cluster.kubeconfig(0))
+            .args(["-n", &self.namespace, "apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    fn apply(&self, yaml: &str) {
+        self.try_apply(yaml).unwrap();
+    }
+
+    fn map(&self, name: &str, key: &str, text: &str) {
+        let map = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {key: text}
+        });
+        self.apply(&map.to_string());
+    }
+
+    fn config(&self, name: &str, spec: &str) -> String {
+        format!(
+            "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {{name: {name}, namespace: {}}}\nspec: {spec}\n",
+            self.namespace
+        )
+    }
+
+    fn get(&self, resource: &str, name: &str) -> Value {
+        self.kubectl(&["get", resource, name, "-o", "json"])
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default()
+    }
+
+    /// Waits until the present generation's Ready condition has this reason; its message.
+    async fn reason(&self, name: &str, reason: &str) -> String {
+        wait_for(&format!("{name} to be {reason}"), || async {
+            let config = self.get("dcfg", name);
+            let ready = condition(&config, "Ready");
+            let current = config["status"]["observedGeneration"] == config["metadata"]["generation"];
+            if current && ready["reason"] == reason {
+                Ok(ready["message"].as_str().unwrap_or_default().to_owned())
+            } else {
+                Err(ready.to_string())
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn sidecar(&self, configs: &str, more: &[&str]) -> Program {
+        let directory = self.directory.path().display().to_string();
+        let arguments = ["--config", configs, "--namespace", &self.namespace, "--directory", &directory];
+        let log = self.directory.path().join(format!("sidecar-{configs}.log"));
+        programs::sidecar(&self.cluster.kubeconfig(0), &[&arguments[..], more].concat(), &log).await.unwrap()
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    async fn file(&self, path: &str, text: &str) {
+        wait_for(&format!("{path} to be {text:?}"), || async {
+            let found = fs::read_to_string(self.path(path)).unwrap_or_default();
+            if found == text { Ok(()) } else { Err(found) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn condition(config: &Value, type_: &str) -> Value {
+    let conditions = config["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|c| c["type"] == type_).unwrap_or_default()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_main_job() {
+    let scene = Scene::new(&shared().await.cluster);
+    let sidecar = scene.sidecar("web", &[]).await;
+    let (code, why) = sidecar.get("/readyz").await.unwrap();
+    assert!(code == 503 && why.contains("web"), "{why}");
+    scene.apply(&fs::read_to_string(root().join("docs/examples/first.yaml")).unwrap());
+    scene.file("web/nginx.conf", "listen 0.0.0.0:8443;\n").await;
+    sidecar.ready().await.unwrap();
+    assert_eq!(fs::read_to_string(scene.path("web/app/config.yaml")).unwrap(), "host: 0.0.0.0\nport: 8443\n");
+    let env = fs::read_to_string(scene.path("web/db.env")).unwrap();
+    assert!(env.contains("correct-horse") && env.contains("PASSWORD"), "{env}");
+    assert_eq!((mode(&scene.path("web/nginx.conf")), mode(&scene.path("web/db.env"))), (0o444, 0o440));
+    scene.reason("web", "Published").await;
+
+    // A changed layer becomes new files.
+    scene.map("web-eu", "values.yaml", "server: {port: 9443}");
+    scene.file("web/nginx.conf", "listen 0.0.0.0:9443;\n").await;
+
+    // A broken change is refused with all its reasons; the files stay.
+    scene.map("web-eu", "values.yaml", "server: {port: 80}");
+    let message = scene.reason("web", "ValidationFailed").await;
+    assert!(message.contains("the port must be above 1024") && message.contains("revision 2 stays"), "{message}");
+    assert_eq!(condition(&scene.get("dcfg", "web"), "Stalled")["status"], "True");
+    assert_eq!(fs::read_to_string(scene.path("web/nginx.conf")).unwrap(), "listen 0.0.0.0:9443;\n");
+
+    // Back to the first revision, broken layers or not.
+    scene.kubectl(&["patch", "dcfg", "web", "--type=merge", "-p", r#"{"spec":{"pin":{"revision":1}}}"#]).unwrap();
+    scene.file("web/nginx.conf", "listen 0.0.0.0:8443;\n").await;
+    let message = scene.reason("web", "Pinned").await;
+    assert!(message.contains("revision 3 has the content of revision 1"), "{message}");
+    let config = scene.get("dcfg", "web");
+    let revisions: Vec<i64> =
+        config["status"]["history"].as_array().unwrap().iter().map(|e| e["revision"].as_i64().unwrap()).collect();
+    assert_eq!((revisions, &config["status"]["history"][0]["restored"]), (vec![3, 2, 1], &Value::from(1)));
+
+    // A pin to what is gone is refused.
+    scene.kubectl(&["patch", "dcfg", "web", "--type=merge", "-p", r#"{"spec":{"pin":{"revision":77}}}"#]).unwrap();
+    let message = scene.reason("web", "PinnedRevisionGone").await;
+    assert!(message.contains("revision 77") && message.contains("[1, 2, 3]"), "{message}");
+
+    // The password is in files only.
+    let told = scene.kubectl(&["get", "dcfg,events", "-o", "yaml"]).unwrap();
+    let logs = fs::read_to_string(scene.cluster.folder().join("operator.log")).unwrap() + &sidecar.process.output();
+    assert!(!told.contains("correct-horse") && !logs.contains("correct-horse"));
+
+    let (_, metrics) = sidecar.get("/metrics").await.unwrap();
+    assert!(metrics.contains("quorate_sidecar_publications_total 3"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_with_its_reason_and_the_last_good_files_stay() {
+    let scene = Scene::new(&shared().await.cluster);
+    let bomb = format!(
+        "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{}",
+        (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect::<String>()
+    );
+    let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+    let big = format!("big: {}", "x".repeat(600_000));
+    let cases: &[(&str, &str, String, &str)] = &[
+        ("parse", "", "a: [".into(), "SourceInvalid"),
+        ("duplicate", "", "a: 1\na: 2".into(), "SourceInvalid"),
+        ("bomb", "", bomb, "SourceInvalid"),
+        ("deep", "", format!("a: {deep}"), "SourceInvalid"),
+        ("schema", "validation: {schema: {properties: {a: {type: string}}}}", "a: 1".into(), "ValidationFailed"),
+        ("rule", "validation: {rules: [{rule: self.a > 5}]}", "a: 1".into(), "ValidationFailed"),
+        ("big", "files: [{path: f.yaml}, {path: g.yaml}]", big, "TooLarge"),
+    ];
+    for (name, more, text, reason) in cases {
+        scene.map(name, "v.yaml", "a: {}");
+        let files = if more.contains("files") { "" } else { "files: [{path: f.yaml}]," };
+        let plain = format!(
+            "{{layers: [{{name: only, configMapRef: {{name: {name}, key: v.yaml}}}}], files: [{{path: f.yaml}}]}}"
+        );
+        scene.apply(&scene.config(name, &plain));
+        scene.reason(name, "Published").await;
+        let hash = scene.get("dcfg", name)["status"]["hash"].clone();
+        // The big one does not fit into an annotation of kubectl's.
+        let spec = format!("{{layers: [{{name: only, configMapRef: {{name: {name}, key: v.yaml}}}}], {files} {more}}}");
+        let file = scene.path("bad.yaml");
+        fs::write(&file, text).unwrap();
+        let from = format!("--from-file=v.yaml={}", file.display());
+        scene.kubectl(&["delete", "configmap", name]).unwrap();
+        scene.reason(name, "SourceMissing").await;
+        scene.kubectl(&["create", "configmap", name, &from]).unwrap();
+        scene.apply(&scene.config(name, &spec));
+        let message = scene.reason(name, reason).await;
+        assert!(message.contains("revision 1 stays"), "{name}: {message}");
+        if *reason == "SourceInvalid" {
+            assert!(message.contains("layer only"), "{name}: {message}");
+        }
+        assert_eq!(scene.get("dcfg", name)["status"]["hash"], hash, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_refuses_what_it_can() {
+    let scene = Scene::new(&shared().await.cluster);
+    let refused = [
+        ("{layers: [{name: a, inline: {}, configMapRef: {name: b}}], files: [{path: f.yaml}]}", "exactly one of"),
+        ("{layers: [{name: a}], files: [{path: f.yaml}]}", "exactly one of"),
+        ("{layers: [{name: a, inline: {}}], files: [{path: ../f.yaml}]}", "path must be relative"),
+        ("{layers: [{name: a, inline: {}}], files: [{path: /f.yaml}]}", "path must be relative"),
+        ("{layers: [{name: a, inline: {}}], files: [{path: f.yaml}], revisionHistoryLimit: 0}", "revisionHistoryLimit"),
+        ("{layers: [{name: a, inline: {}}, {name: a, inline: {}}], files: [{path: f.yaml}]}", "Duplicate value"),
+    ];
+    for (spec, reason) in refused {
+        let error = scene.try_apply(&scene.config("bad", spec)).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    // A null deletes what earlier layers gave, so it must survive the API server.
+    let spec = "{layers: [{name: a, inline: {x: 1, y: 2}}, {name: b, inline: {x: null}}], files: [{path: f.json}]}";
+    let file = scene.path("null.yaml");
+    fs::write(&file, scene.config("nulls", spec)).unwrap();
+    scene.kubectl(&["create", "-f", &file.display().to_string()]).unwrap();
+    scene.reason("nulls", "Published").await;
+    let _sidecar = scene.sidecar("nulls", &["--once"]).await;
+    scene.file("nulls/f.json", "{\n  \"y\": 2\n}\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_never_overwritten() {
+    let scene = Scene::new(&shared().await.cluster);
+    scene.kubectl(&["create", "secret", "generic", "web.quorate", "--from-literal=mine=1"]).unwrap();
+    scene.apply(&scene.config("web", "{layers: [{name: a, inline: {x: 1}}], files: [{path: f.yaml}]}"));
+    let message = scene.reason("web", "HeadNameTaken").await;
+    assert!(message.contains("Opaque"), "{message}");
+    assert_eq!(scene.get("secret", "web.quorate")["data"]["mine"], "MQ==");
+    scene.kubectl(&["delete", "secret", "web.quorate"]).unwrap();
+    scene.reason("web", "Published").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_or_changed_head_comes_back_above_every_revision_and_files_stay() {
+    let scene = Scene::new(&shared().await.cluster);
+    scene.apply(&scene.config("web", "{layers: [{name: a, inline: {x: 1}}], files: [{path: f.yaml}]}"));
+    let sidecar = scene.sidecar("web", &[]).await;
+    scene.file("web/f.yaml", "x: 1\n").await;
+    for (revision, change) in [
+        (2, &["delete", "secret", "web.quorate"][..]),
+        (3, &["patch", "secret", "web.quorate", "--type=merge", "-p", r#"{"data":{"f.yaml":"eDogMgo="}}"#][..]),
+    ] {
+        scene.kubectl(change).unwrap();
+        wait_for("the next revision", || async {
+            let found = scene.get("dcfg", "web")["status"]["revision"].clone();
+            if found == revision { Ok(()) } else { Err(found.to_string()) }
+        })
+        .await
+        .unwrap();
+        wait_for("the sidecar to have it", || async {
+            let text = fs::read_to_string(scene.path("web/..data/..manifest.json")).unwrap();
+            let found: Value = serde_json::from_str(&text).unwrap();
+            if found["revision"] == revision { Ok(()) } else { Err(text) }
+        })
+        .await
+        .unwrap();
+        assert_eq!(fs::read_to_string(scene.path("web/f.yaml")).unwrap(), "x: 1\n");
+    }
+    drop(sidecar);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_of_another_namespace_needs_consent() {
+    let scene = Scene::new(&shared().await.cluster);
+    scene.apply(
+        &fs::read_to_string(root().join("docs/examples/shared-defaults.yaml"))
+            .unwrap()
+            .replace("namespace: infra", &format!("namespace: {}", scene.namespace)),
+    );
+    let get = |name: &str| -> Value {
+        let text = scene.cluster.kubectl(&["-n", "shop", "get", "dcfg", name, "-o", "json"]).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    };
+    let reason = async |expected: &str| {
+        wait_for(expected, || async {
+            let ready = condition(&get("cart"), "Ready");
+            if ready["reason"] == expected { Ok(()) } else { Err(ready.to_string()) }
+        })
+        .await
+        .unwrap();
+    };
+    reason("Published").await;
+    scene
+        .kubectl(&["patch", "dcfg", "platform-defaults", "--type=merge", "-p", r#"{"spec":{"sharedWith":[]}}"#])
+        .unwrap();
+    reason("ReferenceDenied").await;
+    scene
+        .kubectl(&["patch", "dcfg", "platform-defaults", "--type=merge", "-p", r#"{"spec":{"sharedWith":["*"]}}"#])
+        .unwrap();
+    reason("Published").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_bounded_and_suspend_holds() {
+    let scene = Scene::new(&shared().await.cluster);
+    let spec = |x: i32, more: &str| {
+        format!(
+            "{{layers: [{{name: a, inline: {{x: {x}}}}}], files: [{{path: f.yaml}}], revisionHistoryLimit: 2{more}}}"
+        )
+    };
+    for x in 1..=4 {
+        scene.apply(&scene.config("web", &spec(x, "")));
+        wait_for("the revision", || async {
+            let found = scene.get("dcfg", "web")["status"]["revision"].clone();
+            if found == x { Ok(()) } else { Err(found.to_string()) }
+        })
+        .await
+        .unwrap();
+    }
+    let log = scene.kubectl(&["get", "secret", "-l", "quorate.io/kind=revision", "-o", "name"]).unwrap();
+    assert_eq!(log, "secret/web.quorate-r3\nsecret/web.quorate-r4\n");
+    scene.apply(&scene.config("web", &spec(5, ", suspend: true")));
+    scene.reason("web", "Suspended").await;
+    assert_eq!(scene.get("dcfg", "web")["status"]["revision"], 4);
+    scene.apply(&scene.config("web", &spec(5, "")));
+    scene.reason("web", "Published").await;
+    assert_eq!(scene.get("dcfg", "web")["status"]["revision"], 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_come_before_and_notifications_after() {
+    let scene = Scene::new(&shared().await.cluster);
+    let (check, told) = (scene.path("check.sh"), scene.path("told"));
+    fs::write(&check, "#!/bin/sh\n! grep -q bad \"$QUORATE_STAGED/f.yaml\"\n").unwrap();
+    let notify = scene.path("notify.sh");
+    fs::write(&notify, format!("#!/bin/sh\necho $QUORATE_REVISION >> {}\n", told.display())).unwrap();
+    for script in [&check, &notify] {
+        fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let (check, notify) = (check.display().to_string(), notify.display().to_string());
+    let spec = |x: &str| format!("{{layers: [{{name: a, inline: {{x: {x}}}}}], files: [{{path: f.yaml}}]}}");
+    let _sidecar = scene.sidecar("web", &["--check-exec", &check, "--notify-exec", &notify]).await;
+    scene.apply(&scene.config("web", &spec("one")));
+    scene.file("web/f.yaml", "x: one\n").await;
+    scene.apply(&scene.config("web", &spec("bad")));
+    wait_for("the refusal", || async {
+        let log = _sidecar.process.output();
+        if log.contains("revision 2 is refused by the check") { Ok(()) } else { Err(log) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(fs::read_to_string(scene.path("web/f.yaml")).unwrap(), "x: one\n");
+    assert!(!told.exists(), "told of the first publication or of a refused one");
+    scene.apply(&scene.config("web", &spec("two")));
+    scene.file("web/f.yaml", "x: two\n").await;
+    scene.file("told", "3\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_operator_neither_misses_nor_repeats() {
+    let cluster = Cluster::start().await.unwrap();
+    let log = cluster.folder().join("operator.log");
+    let mut operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
+    wait_for("/readyz to name the missing CRD", || async {
+        match operator.get("/readyz").await {
+            Ok((503, body)) if body.contains("distributedconfigs.quorate.io is not installed") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    cluster.install_crds().unwrap();
+    operator.ready().await.unwrap();
+    let scene = Scene::new(&cluster);
+    scene.map("m", "v.yaml", "x: 1");
+    scene.apply(
+        &scene.config("web", "{layers: [{name: a, configMapRef: {name: m, key: v.yaml}}], files: [{path: f.yaml}]}"),
+    );
+    scene.reason("web", "Published").await;
+    for revision in 2..5 {
+        operator.process.kill();
+        scene.map("m", "v.yaml", &format!("x: {revision}"));
+        // It ended before the log entry was written, say.
+        scene.kubectl(&["delete", "secret", &format!("web.quorate-r{}", revision - 1)]).unwrap();
+        operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
+        wait_for("the revision", || async {
+            let found = scene.get("dcfg", "web")["status"]["revision"].clone();
+            if found == revision { Ok(()) } else { Err(found.to_string()) }
+        })
+        .await
+        .unwrap();
+    }
+    let log = scene.kubectl(&["get", "secret", "-l", "quorate.io/kind=revision", "-o", "name"]).unwrap();
+    assert_eq!(log.lines().count(), 4, "{log}");
+    let events = scene.kubectl(&["get", "events", "-o", "jsonpath={range .items[*]}{.reason} {end}"]).unwrap();
+    assert_eq!(events.matches("Published").count(), 4, "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_outlive_the_api_server() {
+    let mut cluster = Cluster::with(Options { etcd_members: 3, ..Options::default() }).await.unwrap();
+    cluster.install_crds().unwrap();
+    let log = cluster.folder().join("operator.log");
+    let operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
+    operator.ready().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    cluster.kill_api_server(0);
+    // Away at start: it waits, and says so.
+    let target = directory.path().display().to_string();
+    let arguments = ["--config", "web", "--namespace", "default", "--directory", &target];
+    let log = directory.path().join("sidecar.log");
+    let sidecar = programs::sidecar(&cluster.kubeconfig(0), &arguments, &log).await.unwrap();
+    wait_for("the sidecar to say so", || async {
+        let (_, body) = sidecar.get("/readyz").await.map_err(|e| e.to_string())?;
+        if body.contains("cannot be reached") { Ok(()) } else { Err(body) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(sidecar.get("/livez").await.unwrap().0, 200);
+    cluster.restart_api_server(0).await.unwrap();
+    let config = "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {name: web}\nspec: {layers: [{name: a, inline: {x: X}}], files: [{path: f.yaml}]}\n";
+    let apply = |x: &str| {
+        let file = directory.path().join("config.yaml");
+        fs::write(&file, config.replace('X', x)).unwrap();
+        cluster.kubectl(&["apply", "-f", &file.display().to_string()]).unwrap();
+    };
+    let shows = async |text: &str| {
+        wait_for(text, || async {
+            let found = fs::read_to_string(directory.path().join("web/f.yaml")).unwrap_or_default();
+            if found == text { Ok(()) } else { Err(found) }
+        })
+        .await
+        .unwrap();
+    };
+    apply("1");
+    shows("x: 1\n").await;
+    // The leader of etcd dies: a majority goes on.
+    cluster.etcd[0].signal(rustix::process::Signal::KILL);
+    apply("2");
+    shows("x: 2\n").await;
+    assert_eq!(sidecar.get("/livez").await.unwrap().0, 200);
+}
+
+/// Not a test of its own: the process that is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_owner() {
+    if std::env::var_os("QUORATE_CLUSTER_OWNER").is_none() {
+        return;
+    }
+    let cluster = Cluster::start().await.unwrap();
+    println!("pids {} {}", cluster.etcd[0].pid(), cluster.api_servers[0].pid());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_gone_with_the_process_that_started_it() {
+    use std::io::BufRead;
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cluster_owner", "--nocapture"])
+        .env("QUORATE_CLUSTER_OWNER", "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.map(Result::unwrap).find(|line| line.contains("pids ")).unwrap();
+    let pids: Vec<String> = line.split_once("pids ").unwrap().1.split(' ').map(str::to_owned).collect();
+    let alive = |pid: &String| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| !s.contains("(zombie)"));
+    assert!(pids.len() == 2 && pids.iter().all(alive));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("its children to be gone", || async {
+        if pids.iter().any(alive) { Err("still there".to_owned()) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+}
