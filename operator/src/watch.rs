@@ -1,7 +1,8 @@
 //! The watches: configs whole, ConfigMaps and Secrets by metadata only.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use backon::ExponentialBuilder;
 use futures::{Stream, StreamExt, future::join_all};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
@@ -9,7 +10,7 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, watcher},
+        watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
 use quorate_crds::{DistributedConfig, names};
@@ -20,6 +21,9 @@ use crate::{Key, Operator};
 /// The API server ends a watch after this long; a load balancer that drops idle connections does
 /// not go unnoticed for longer. Seconds.
 const WATCH_SECONDS: u32 = 180;
+/// The first and the longest wait before a broken watch is tried again: kube's own goes up to half a
+/// minute, for which a fresh installation would look broken.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// The names of the watches of these namespaces (none is all), as `/readyz` shows them.
 #[must_use]
@@ -72,7 +76,9 @@ async fn drive<K>(
     events: impl Stream<Item = watcher::Result<Event<K>>>,
     mut handle: impl FnMut(Event<K>),
 ) {
-    let mut events = std::pin::pin!(events.default_backoff());
+    let backoff = ExponentialBuilder::default().with_min_delay(BACKOFF.0).with_max_delay(BACKOFF.1).with_jitter();
+    let backoff = ExponentialBackoff::from(backoff.without_max_times());
+    let mut events = std::pin::pin!(events.backoff(backoff));
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {

@@ -94,33 +94,35 @@ impl Follower {
     /// Follows, for ever; with `--once` until the first publication.
     pub async fn run(mut self) {
         let mut wait = BACKOFF.0;
-        let mut rounds = 0_u64;
         loop {
             self.shared.health.turn(&self.config);
-            if rounds > 0 {
-                self.shared.metrics.reconnects.inc();
-            }
-            rounds += 1;
             let began = Instant::now();
-            match self.round().await {
-                Ok(()) if self.shared.options.once && self.published.is_some() => return,
-                Ok(()) => wait = BACKOFF.0,
-                Err(interruption) => {
-                    self.shared.metrics.error(interruption.category());
-                    self.trouble(&format!("{interruption}; the files stay as they are"));
-                    if began.elapsed() > BACKOFF.1 {
-                        wait = BACKOFF.0;
-                    }
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(BACKOFF.1);
-                }
+            let ended = self.round().await;
+            if ended.is_ok() && self.is_done() {
+                return;
             }
+            if let Err(interruption) = ended {
+                self.shared.metrics.error(interruption.category());
+                self.trouble(&format!("{interruption}; the files stay as they are"));
+            }
+            // A watch that is ended at once, again and again, must not become a busy loop.
+            if began.elapsed() > BACKOFF.1 {
+                wait = BACKOFF.0;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+            self.shared.metrics.reconnects.inc();
         }
+    }
+
+    /// Whether `--once` was asked for and has come true.
+    fn is_done(&self) -> bool {
+        self.shared.options.once && self.published.is_some()
     }
 
     async fn round(&mut self) -> Result<(), Interruption> {
         let version = self.read().await?;
-        if self.shared.options.once && self.published.is_some() {
+        if self.is_done() {
             return Ok(());
         }
         self.watch(&version).await
@@ -165,7 +167,7 @@ impl Follower {
                         return Ok(());
                     }
                     self.take(&secret).await?;
-                    if self.shared.options.once && self.published.is_some() {
+                    if self.is_done() {
                         return Ok(());
                     }
                 }

@@ -71,11 +71,10 @@ async fn send(uri: &Uri, told: &Told<'_>) -> anyhow::Result<http::StatusCode> {
         .header("host", authority.as_str())
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body.to_string())))?;
-    let exchange = async { Ok::<_, anyhow::Error>(sender.send_request(request).await?.status()) };
-    tokio::select! {
-        status = exchange => status,
-        ended = connection => { ended?; anyhow::bail!("the connection ended before the answer") }
-    }
+    // The sender is dropped with the answer, which ends the connection.
+    let exchange = async move { sender.send_request(request).await.map(|answer| answer.status()) };
+    let (status, _) = tokio::join!(exchange, connection);
+    Ok(status?)
 }
 
 /// Signals every process of the program's name.

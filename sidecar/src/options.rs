@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, env = "QUORATE_NOTIFY_EXEC")]
     pub notify_exec: Option<String>,
 
-    /// How long a check or notification may take, in seconds.
+    /// How long a check or notification may take, in seconds: 1 to 45.
     #[arg(long, env = "QUORATE_HOOK_SECONDS", default_value = "10", value_parser = seconds)]
     pub hook_seconds: Duration,
 
@@ -116,5 +116,6 @@ fn config_name(text: &str) -> Result<String, String> {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: u64 = text.parse().map_err(|_| "it is no whole number of seconds")?;
-    if seconds == 0 { Err("it must be at least 1".into()) } else { Ok(Duration::from_secs(seconds)) }
+    // Both checks together must end well before /livez takes the follow loop for stuck.
+    if (1..=45).contains(&seconds) { Ok(Duration::from_secs(seconds)) } else { Err("it must be 1 to 45".into()) }
 }

@@ -15,7 +15,7 @@ pub struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
-    /// A new one; its certificate is `ca.crt`, and `sa.key` a key for service-account tokens.
+    /// A new one; its certificate is `ca.crt`; `sa.key` and `sa.pub` are for service-account tokens.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -26,7 +26,10 @@ impl<'a> Authority<'a> {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         fs::write(folder.join("ca.crt"), params.self_signed(&key)?.pem())?;
         fs::write(folder.join("ca.key"), key.serialize_pem())?;
-        fs::write(folder.join("sa.key"), KeyPair::generate()?.serialize_pem())?;
+        let tokens = KeyPair::generate()?;
+        fs::write(folder.join("sa.key"), tokens.serialize_pem())?;
+        // kube-apiserver reads a public key from PKCS #8 only when it is by itself.
+        fs::write(folder.join("sa.pub"), tokens.public_key_pem())?;
         Ok(Self { folder, issuer: Issuer::new(params, key) })
     }
 

@@ -12,7 +12,7 @@ use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{certificates::Authority, process::Process, wait::wait_for};
+use crate::{certificates::Authority, process::Process, programs::http_get, wait::wait_for};
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -41,6 +41,7 @@ pub struct Cluster {
     pub api_servers: Vec<Process>,
     /// The controller manager.
     pub controller_manager: Option<Process>,
+    etcd_urls: Vec<String>,
     folder: TempDir,
     binaries: PathBuf,
 }
@@ -65,6 +66,9 @@ impl Cluster {
     /// # Errors
     /// As for [`Cluster::start`].
     pub async fn with(options: Options) -> Result<Self> {
+        // Several starting at once on a small machine would all be slow.
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _turn = TURN.lock().await;
         let binaries = binaries()?;
         let clusters = root().join("target/clusters");
         fs::create_dir_all(&clusters)?;
@@ -74,11 +78,17 @@ impl Cluster {
         authority.issue("apiserver", "kube-apiserver", None)?;
         authority.issue("admin", "admin", Some("system:masters"))?;
         authority.issue("kcm", "system:kube-controller-manager", None)?;
-        let mut cluster =
-            Self { etcd: Vec::new(), api_servers: Vec::new(), controller_manager: None, folder, binaries };
-        let etcd = cluster.start_etcd(&options)?;
+        let mut cluster = Self {
+            etcd: Vec::new(),
+            api_servers: Vec::new(),
+            controller_manager: None,
+            etcd_urls: Vec::new(),
+            folder,
+            binaries,
+        };
+        cluster.start_etcd(&options)?;
         for index in 0..options.api_servers {
-            cluster.start_api_server(index, &etcd)?;
+            cluster.start_api_server(index)?;
         }
         for index in 0..options.api_servers {
             cluster.ready(index).await?;
@@ -123,6 +133,25 @@ impl Cluster {
         self.binaries.join("kubectl")
     }
 
+    /// Kills the leader of etcd; the index of the member it was.
+    ///
+    /// # Errors
+    /// When no member answers as the leader.
+    pub async fn kill_etcd_leader(&mut self) -> Result<usize> {
+        let leader = wait_for("etcd to have a leader", || async {
+            for (index, url) in self.etcd_urls.iter().enumerate() {
+                let metrics = http_get(url.trim_start_matches("http://"), "/metrics").await;
+                if metrics.is_ok_and(|(_, text)| text.lines().any(|line| line == "etcd_server_is_leader 1")) {
+                    return Ok(index);
+                }
+            }
+            Err("no member says it is".to_owned())
+        })
+        .await?;
+        self.etcd[leader].kill();
+        Ok(leader)
+    }
+
     /// Kills an API server; [`Cluster::restart_api_server`] brings it back on the same port.
     pub fn kill_api_server(&mut self, index: usize) {
         self.api_servers[index].kill();
@@ -144,7 +173,7 @@ impl Cluster {
         Process::start(&self.binaries.join(program), arguments, &[], &log)
     }
 
-    fn start_etcd(&mut self, options: &Options) -> Result<String> {
+    fn start_etcd(&mut self, options: &Options) -> Result<()> {
         ensure!(matches!(options.etcd_members, 1 | 3), "etcd has one or three members");
         let ports = free_ports(2 * options.etcd_members)?;
         let url = |port: u16| format!("http://127.0.0.1:{port}");
@@ -166,14 +195,15 @@ impl Cluster {
             let member = self.launch("etcd", &format!("etcd{index}"), &arguments)?;
             self.etcd.push(member);
         }
-        Ok(members.iter().map(|member| url(member.0)).collect::<Vec<_>>().join(","))
+        self.etcd_urls = members.iter().map(|member| url(member.0)).collect();
+        Ok(())
     }
 
-    fn start_api_server(&mut self, index: usize, etcd: &str) -> Result<()> {
+    fn start_api_server(&mut self, index: usize) -> Result<()> {
         let port = free_ports(1)?[0];
         let file = |name: &str| self.folder().join(name).display().to_string();
         let arguments = [
-            format!("--etcd-servers={etcd}"),
+            format!("--etcd-servers={}", self.etcd_urls.join(",")),
             format!("--secure-port={port}"),
             "--bind-address=127.0.0.1".into(),
             "--advertise-address=127.0.0.1".into(),
@@ -181,7 +211,7 @@ impl Cluster {
             format!("--tls-cert-file={}", file("apiserver.crt")),
             format!("--tls-private-key-file={}", file("apiserver.key")),
             format!("--client-ca-file={}", file("ca.crt")),
-            format!("--service-account-key-file={}", file("sa.key")),
+            format!("--service-account-key-file={}", file("sa.pub")),
             format!("--service-account-signing-key-file={}", file("sa.key")),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             "--service-cluster-ip-range=10.0.0.0/24".into(),

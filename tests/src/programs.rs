@@ -80,13 +80,7 @@ impl Program {
     /// # Errors
     /// When there is no answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(&self.address).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no HTTP status")?;
-        Ok((status, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
+        http_get(&self.address, path).await
     }
 
     /// Waits until /readyz is 200.
@@ -103,4 +97,18 @@ impl Program {
         })
         .await
     }
+}
+
+/// GETs a path from `host:port`; status and body.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn http_get(address: &str, path: &str) -> Result<(u16, String)> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no HTTP status")?;
+    Ok((status, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
 }

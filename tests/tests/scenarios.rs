@@ -59,12 +59,17 @@ impl<'a> Scene<'a> {
         self.cluster.kubectl(&[&["-n", &self.namespace], arguments].concat())
     }
 
-    /// kubectl apply of a text.
+    /// kubectl apply of a text into this namespace.
     fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        self.kubectl_apply(&["-n", &self.namespace], yaml)
+    }
+
+    fn kubectl_apply(&self, namespace: &[&str], yaml: &str) -> Result<(), String> {
         let mut child = Command::new(self.cluster.kubectl_path())
             .arg("--kubeconfig")
             .arg(self.cluster.kubeconfig(0))
-            .args(["-n", &self.namespace, "apply", "-f", "-"])
+            .args(namespace)
+            .args(["apply", "-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -230,8 +235,8 @@ async fn bad_input_is_refused_with_its_reason_and_the_last_good_files_stay() {
         let from = format!("--from-file=v.yaml={}", file.display());
         scene.kubectl(&["delete", "configmap", name]).unwrap();
         scene.reason(name, "SourceMissing").await;
-        scene.kubectl(&["create", "configmap", name, &from]).unwrap();
         scene.apply(&scene.config(name, &spec));
+        scene.kubectl(&["create", "configmap", name, &from]).unwrap();
         let message = scene.reason(name, reason).await;
         assert!(message.contains("revision 1 stays"), "{name}: {message}");
         if *reason == "SourceInvalid" {
@@ -257,13 +262,13 @@ async fn the_schema_refuses_what_it_can() {
         assert!(error.contains(reason), "{error}");
     }
     // A null deletes what earlier layers gave, so it must survive the API server.
-    let spec = "{layers: [{name: a, inline: {x: 1, y: 2}}, {name: b, inline: {x: null}}], files: [{path: f.json}]}";
+    let spec = "{layers: [{name: a, inline: {a: 1, b: 2}}, {name: b, inline: {a: null}}], files: [{path: f.json}]}";
     let file = scene.path("null.yaml");
     fs::write(&file, scene.config("nulls", spec)).unwrap();
     scene.kubectl(&["create", "-f", &file.display().to_string()]).unwrap();
     scene.reason("nulls", "Published").await;
     let _sidecar = scene.sidecar("nulls", &["--once"]).await;
-    scene.file("nulls/f.json", "{\n  \"y\": 2\n}\n").await;
+    scene.file("nulls/f.json", "{\n  \"b\": 2\n}\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,11 +315,8 @@ async fn a_deleted_or_changed_head_comes_back_above_every_revision_and_files_sta
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_of_another_namespace_needs_consent() {
     let scene = Scene::new(&shared().await.cluster);
-    scene.apply(
-        &fs::read_to_string(root().join("docs/examples/shared-defaults.yaml"))
-            .unwrap()
-            .replace("namespace: infra", &format!("namespace: {}", scene.namespace)),
-    );
+    let example = fs::read_to_string(root().join("docs/examples/shared-defaults.yaml")).unwrap();
+    scene.kubectl_apply(&[], &example.replace("namespace: infra", &format!("namespace: {}", scene.namespace))).unwrap();
     let get = |name: &str| -> Value {
         let text = scene.cluster.kubectl(&["-n", "shop", "get", "dcfg", name, "-o", "json"]).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
@@ -457,7 +459,7 @@ async fn files_outlive_the_api_server() {
     assert_eq!(sidecar.get("/livez").await.unwrap().0, 200);
     cluster.restart_api_server(0).await.unwrap();
     let config = "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {name: web}\nspec: {layers: [{name: a, inline: {x: X}}], files: [{path: f.yaml}]}\n";
-    let apply = |x: &str| {
+    let apply = |cluster: &Cluster, x: &str| {
         let file = directory.path().join("config.yaml");
         fs::write(&file, config.replace('X', x)).unwrap();
         cluster.kubectl(&["apply", "-f", &file.display().to_string()]).unwrap();
@@ -470,11 +472,11 @@ async fn files_outlive_the_api_server() {
         .await
         .unwrap();
     };
-    apply("1");
+    apply(&cluster, "1");
     shows("x: 1\n").await;
     // The leader of etcd dies: a majority goes on.
-    cluster.etcd[0].signal(rustix::process::Signal::KILL);
-    apply("2");
+    cluster.kill_etcd_leader().await.unwrap();
+    apply(&cluster, "2");
     shows("x: 2\n").await;
     assert_eq!(sidecar.get("/livez").await.unwrap().0, 200);
 }
