@@ -1,6 +1,6 @@
 //! Step 4: does what was decided, by one compare-and-swap of the head; and writes what is reported.
 
-use std::time::Duration;
+use std::{collections::btree_map::Entry, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
@@ -115,9 +115,9 @@ async fn write(
     }
     head_written();
     memory.highest = memory.highest.max(head.revision);
-    if !memory.log.contains_key(&head.revision) {
+    if let Entry::Vacant(place) = memory.log.entry(head.revision) {
         match log::append(client, config, &head).await {
-            Ok(entry) => memory.log.insert(head.revision, entry),
+            Ok(entry) => place.insert(entry),
             Err(error) => {
                 // The next reading of the head finds no entry, and writes it first.
                 state.end_write(&key, None);

@@ -145,7 +145,9 @@ impl State {
             let in_scope = |key: &&Key| namespace.is_none_or(|n| n == key.namespace);
             inner.configs.keys().filter(in_scope).filter(|key| !listed.contains(key)).cloned().collect()
         };
-        gone.iter().for_each(|key| self.config_deleted(key));
+        for key in &gone {
+            self.config_deleted(key);
+        }
     }
 
     /// Keeps the answer to a status write, unless a newer config has been seen meanwhile.

@@ -83,7 +83,7 @@ impl Follower {
         };
         if let Some(published) = published {
             tracing::info!(config, revision = published.revision, "the files on disk are whole");
-            if let Err(error) = follower.publisher.tidy(&published) {
+            if let Err(error) = follower.publisher.tidy(&published, None) {
                 tracing::warn!(config, %error, "the directory is not tidy");
             }
             follower.show(published);
@@ -262,6 +262,7 @@ impl Follower {
             return Ok(());
         }
         let publisher = Arc::clone(&self.publisher);
+        let before = publisher.shown();
         let published = blocking(move || publisher.switch(staged)).await.map_err(disk)?;
         let late = Timestamp::now().duration_since(decided_at).as_secs_f64().max(0.0);
         self.shared.metrics.propagation.observe(late);
@@ -271,7 +272,7 @@ impl Follower {
         self.shared.health.problem(&self.config, None);
         let publisher = Arc::clone(&self.publisher);
         // Shown all the same; the next round's publication or start tidies.
-        if let Err(error) = blocking(move || publisher.tidy(&published)).await {
+        if let Err(error) = blocking(move || publisher.tidy(&published, before.as_deref())).await {
             self.shared.metrics.error("disk");
             self.trouble(&format!("revision {revision} is published, but the directory is not tidy: {error}"));
             self.published = None;

@@ -1,4 +1,6 @@
 //! The command line.
+// Doc comments here are the help text, where backticks would be noise.
+#![allow(clippy::doc_markdown)]
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -113,7 +113,7 @@ impl<D: Disk> Publisher<D> {
         self.check_links(head.bundle.files.keys().map(String::as_str))?;
         let digest = head.hash.trim_start_matches("sha256:");
         let name = format!("..r{}.{}", head.revision, digest.get(..8).unwrap_or(digest));
-        let shown = fs::read_link(self.directory.join(DATA)).ok();
+        let shown = self.shown();
         // The shown folder of this name is damaged, or it would not be written again.
         let name = if shown.as_deref() == Some(Path::new(&name)) { name + ".again" } else { name };
         let folder = self.directory.join(name);
@@ -190,11 +190,17 @@ impl<D: Disk> Publisher<D> {
         Ok(staged.published)
     }
 
-    /// Makes the links of the shown set, and clears away all that is not part of it.
+    /// The name of the shown set's folder.
+    pub fn shown(&self) -> Option<PathBuf> {
+        fs::read_link(self.directory.join(DATA)).ok()
+    }
+
+    /// Makes the links of the shown set, and clears away all that is not part of it, except for
+    /// `spared`: a reader may just have resolved `..data` to the set before.
     ///
     /// # Errors
     /// [`PublishError`]; the set is shown all the same, and it can be done again.
-    pub fn tidy(&self, published: &Published) -> Result<(), PublishError> {
+    pub fn tidy(&self, published: &Published, spared: Option<&Path>) -> Result<(), PublishError> {
         let wanted: BTreeSet<&OsStr> = published.files.iter().filter_map(|file| top(&file.path)).collect();
         for name in &wanted {
             let path = self.directory.join(name);
@@ -210,7 +216,7 @@ impl<D: Disk> Publisher<D> {
             let text = name.to_string_lossy();
             if text == DATA_NEXT || (is_our_link(&path) && !wanted.contains(name.as_os_str())) {
                 self.disk.remove(&path).map_err(failed("unlink", &path))?;
-            } else if text.starts_with("..r") && Path::new(&name) != shown {
+            } else if text.starts_with("..r") && Path::new(&name) != shown && Some(Path::new(&name)) != spared {
                 self.disk.remove_tree(&path).map_err(failed("remove", &path))?;
             }
         }

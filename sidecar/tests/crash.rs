@@ -105,7 +105,7 @@ fn head(revision: i64, files: &Files) -> Head {
 
 fn publish<D: Disk>(publisher: &Publisher<D>, head: &Head) -> Result<(), PublishError> {
     let published = publisher.switch(publisher.stage(head)?)?;
-    publisher.tidy(&published)
+    publisher.tidy(&published, None)
 }
 
 /// What a reader finds below a folder; dot-dot names are not the user's.
@@ -198,7 +198,7 @@ fn crash_everywhere(before: &Files, in_place: bool) -> Result<usize, String> {
             // What the sidecar does when it starts again.
             let publisher = Publisher::new(RealDisk, directory.into());
             match publisher.current() {
-                Some(published) if published.revision == 2 => publisher.tidy(&published).unwrap(),
+                Some(published) if published.revision == 2 => publisher.tidy(&published, None).unwrap(),
                 _ => publish(&publisher, &head(2, &new())).unwrap(),
             }
             whole_and_tidy(directory);

@@ -8,11 +8,22 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, Config,
+    api::{Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::wait::{await_condition, conditions},
+};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{certificates::Authority, process::Process, programs::http_get, wait::wait_for};
+use crate::{
+    certificates::Authority,
+    process::{Process, is_kept},
+    programs::http_get,
+    wait::wait_for,
+};
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -73,7 +84,9 @@ impl Cluster {
         let clusters = root().join("target/clusters");
         fs::create_dir_all(&clusters)?;
         sweep(&clusters);
-        let folder = tempfile::Builder::new().prefix(&format!("{}-", std::process::id())).tempdir_in(&clusters)?;
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{}-", if is_kept() { "kept".to_owned() } else { std::process::id().to_string() }))
+            .tempdir_in(&clusters)?;
         let authority = Authority::new(folder.path())?;
         authority.issue("apiserver", "kube-apiserver", None)?;
         authority.issue("admin", "admin", Some("system:masters"))?;
@@ -131,6 +144,16 @@ impl Cluster {
     #[must_use]
     pub fn kubectl_path(&self) -> PathBuf {
         self.binaries.join("kubectl")
+    }
+
+    /// Leaves the folder behind when dropped, for `make demo KEEP=1`.
+    pub fn keep_folder(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
+    /// Every process of the cluster.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.etcd.iter().chain(&self.api_servers).chain(&self.controller_manager).map(Process::pid)
     }
 
     /// Kills the leader of etcd; the index of the member it was.
@@ -293,8 +316,8 @@ impl Cluster {
     ///
     /// # Errors
     /// When the API server refuses them.
-    pub fn install_crds(&self) -> Result<()> {
-        install_crds(&self.kubectl_path(), &self.kubeconfig(0))
+    pub async fn install_crds(&self) -> Result<()> {
+        install_crds(&self.client().await?).await
     }
 }
 
@@ -302,11 +325,14 @@ impl Cluster {
 ///
 /// # Errors
 /// When the API server refuses them.
-pub fn install_crds(kubectl_path: &Path, kubeconfig: &Path) -> Result<()> {
-    let crds = root().join("crds").display().to_string();
-    kubectl(kubectl_path, kubeconfig, &["apply", "--server-side", "-f", &crds])?;
-    let crd = "crd/distributedconfigs.quorate.io";
-    kubectl(kubectl_path, kubeconfig, &["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+pub async fn install_crds(client: &Client) -> Result<()> {
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for (_, text) in quorate_crds::crd_documents()? {
+        let crd: CustomResourceDefinition = serde_yaml::from_str(&text)?;
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        crds.patch(&name, &PatchParams::apply("quorate-tests").force(), &Patch::Apply(&crd)).await?;
+        await_condition(crds.clone(), &name, conditions::is_crd_established()).await?;
+    }
     Ok(())
 }
 
@@ -360,7 +386,7 @@ fn sweep(clusters: &Path) {
     for entry in fs::read_dir(clusters).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.split('-').next().unwrap_or_default();
-        if !Path::new("/proc").join(pid).exists() {
+        if pid != "kept" && !Path::new("/proc").join(pid).exists() {
             // Somebody else may be sweeping too.
             let _ = fs::remove_dir_all(entry.path());
         }

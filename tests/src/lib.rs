@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod files;
 pub mod process;
 pub mod programs;
 pub mod wait;

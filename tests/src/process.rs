@@ -7,12 +7,30 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Whether what is started outlives this process: `make demo KEEP=1`.
+static KEEP: AtomicBool = AtomicBool::new(false);
+
+/// From now on, what is started outlives this process, and what is dropped goes on; or no longer so.
+pub fn keep(keep: bool) {
+    KEEP.store(keep, Ordering::Relaxed);
+}
+
+/// Whether [`keep`] was asked for.
+#[must_use]
+pub fn is_kept() -> bool {
+    KEEP.load(Ordering::Relaxed)
+}
 
 type Start = Box<dyn FnOnce() + Send>;
 
@@ -40,8 +58,14 @@ impl Process {
     /// When it cannot be started.
     pub fn start(program: &Path, arguments: &[String], environment: &[(&str, String)], log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
+        let mut command = if is_kept() {
+            Command::new("setsid")
+        } else {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]);
+            command
+        };
+        command.arg(program).args(arguments);
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -93,6 +117,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
+        if !is_kept() {
+            self.kill();
+        }
     }
 }

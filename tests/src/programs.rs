@@ -14,19 +14,14 @@ pub struct Program {
     pub address: String,
 }
 
-/// The path of a built program: beside the running test or tool, or where `QUORATE_BIN` says.
+/// The path of a built program: beside the running test or tool.
 ///
 /// # Errors
 /// When it is not built.
 pub fn path_of(name: &str) -> Result<PathBuf> {
-    let folder = match std::env::var_os("QUORATE_BIN") {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            let own = std::env::current_exe()?;
-            let folder = own.parent().context("no folder")?;
-            if folder.ends_with("deps") { folder.parent().context("no folder")?.to_owned() } else { folder.to_owned() }
-        }
-    };
+    let own = std::env::current_exe()?;
+    let beside = own.parent().context("no folder")?;
+    let folder = if beside.ends_with("deps") { beside.parent().context("no folder")? } else { beside };
     let path = folder.join(name);
     anyhow::ensure!(path.exists(), "{} is not built: cargo build --workspace", path.display());
     Ok(path)

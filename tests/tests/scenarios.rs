@@ -31,7 +31,7 @@ async fn shared() -> &'static Shared {
         .get_or_init(|| async {
             let options = Options { controller_manager: true, ..Options::default() };
             let cluster = Cluster::with(options).await.unwrap();
-            cluster.install_crds().unwrap();
+            cluster.install_crds().await.unwrap();
             let log = cluster.folder().join("operator.log");
             let operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
             operator.ready().await.unwrap();
@@ -409,7 +409,7 @@ async fn a_killed_operator_neither_misses_nor_repeats() {
     })
     .await
     .unwrap();
-    cluster.install_crds().unwrap();
+    cluster.install_crds().await.unwrap();
     operator.ready().await.unwrap();
     let scene = Scene::new(&cluster);
     scene.map("m", "v.yaml", "x: 1");
@@ -439,7 +439,7 @@ async fn a_killed_operator_neither_misses_nor_repeats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_outlive_the_api_server() {
     let mut cluster = Cluster::with(Options { etcd_members: 3, ..Options::default() }).await.unwrap();
-    cluster.install_crds().unwrap();
+    cluster.install_crds().await.unwrap();
     let log = cluster.folder().join("operator.log");
     let operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
     operator.ready().await.unwrap();

@@ -1,0 +1,59 @@
+# Everything that is run here. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+TOOLS := target/tools/bin
+
+.PHONY: help tools demo demo-stop test test-pure test-cluster bench bench-resolve soak crds cluster lint deny
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+tools: # says what is missing before anything is built
+	@tests/prerequisites.sh
+
+demo: tools ## the main job, with milliseconds; KUBECONFIG=… on a cluster of your own, KEEP=1 leaves it running
+	@echo "Building operator and sidecar (the first time: a few minutes)" >&2
+	@$(CARGO) build --workspace --bins
+	@$(if $(KUBECONFIG),,tests/cluster/build.sh >/dev/null)
+	@KEEP=$(KEEP) target/debug/demo
+
+demo-stop: ## ends what KEEP=1 left running
+	@tests/demo-stop.sh
+
+test: tools test-pure test-cluster ## all tests
+
+test-pure: ## tests that need no API server
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --exclude quorate-tests
+
+test-cluster: ## tests on the real control plane
+	@tests/cluster/build.sh >/dev/null
+	$(CARGO) build --workspace --bins
+	$(CARGO) test -p quorate-tests
+
+bench: tools bench-resolve ## latency and memory, as a table and in target/bench/results.json
+	@tests/cluster/build.sh >/dev/null
+	$(CARGO) build --workspace --bins
+	@target/debug/bench
+
+bench-resolve: ## resolve with 10, 1,000 and 100,000 keys
+	$(CARGO) bench --profile dev -p quorate-resolve
+
+soak: ## the property tests, a hundred times as long
+	PROPTEST_CASES=25600 $(CARGO) test -p quorate-resolve --test laws
+
+crds: ## generates crds/*.yaml from the types
+	$(CARGO) run -q -p quorate-crds --bin crdgen crds
+
+cluster: ## builds the control plane
+	@tests/cluster/build.sh
+
+lint: ## formatting, clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## licences and sources of all dependencies
+	@[ -x $(TOOLS)/cargo-deny ] || { echo "Installing cargo-deny into target/tools, once: some minutes" >&2; \
+	  $(CARGO) install --locked --quiet --root target/tools cargo-deny; }
+	$(TOOLS)/cargo-deny --offline check bans licenses sources

@@ -1,0 +1,13 @@
+#!/bin/bash
+# Says what is missing, and how to get it, before anything is built.
+set -euo pipefail
+missing=0
+need() { # COMMAND WHAT-FOR
+  command -v "$1" >/dev/null || { echo "missing: $1, $2" >&2; missing=1; }
+}
+need cargo "to build Quorate: install Rust with rustup; rust-toolchain.toml names the version"
+need cc "the linker for Rust: install gcc or clang (Debian: apt-get install gcc libc6-dev)"
+need setpriv "so that what is started ends with its starter (Debian: apt-get install util-linux)"
+[ -n "${KUBECONFIG:-}${KUBEBUILDER_ASSETS:-}" ] || need go "to build the embedded control plane: install Go 1.26,
+  or set KUBECONFIG (make demo on a cluster of your own) or KUBEBUILDER_ASSETS (ready-made etcd, kube-apiserver, kubectl)"
+exit $missing
