@@ -204,10 +204,10 @@ async fn the_main_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_with_its_reason_and_the_last_good_files_stay() {
     let scene = Scene::new(&shared().await.cluster);
-    let bomb = format!(
-        "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{}",
-        (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect::<String>()
-    );
+    let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for n in 1..9 {
+        bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","));
+    }
     let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
     let big = format!("big: {}", "x".repeat(600_000));
     let cases: &[(&str, &str, String, &str)] = &[
@@ -379,12 +379,12 @@ async fn checks_come_before_and_notifications_after() {
     }
     let (check, notify) = (check.display().to_string(), notify.display().to_string());
     let spec = |x: &str| format!("{{layers: [{{name: a, inline: {{x: {x}}}}}], files: [{{path: f.yaml}}]}}");
-    let _sidecar = scene.sidecar("web", &["--check-exec", &check, "--notify-exec", &notify]).await;
+    let sidecar = scene.sidecar("web", &["--check-exec", &check, "--notify-exec", &notify]).await;
     scene.apply(&scene.config("web", &spec("one")));
     scene.file("web/f.yaml", "x: one\n").await;
     scene.apply(&scene.config("web", &spec("bad")));
     wait_for("the refusal", || async {
-        let log = _sidecar.process.output();
+        let log = sidecar.process.output();
         if log.contains("revision 2 is refused by the check") { Ok(()) } else { Err(log) }
     })
     .await
