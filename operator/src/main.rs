@@ -14,9 +14,9 @@ fn main() -> anyhow::Result<()> {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().init(),
     }
-    // Two threads: one run at a time may be busy while the watches go on.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build()?;
+    // One thread for all that waits: a hop between threads costs more than what is done between two
+    // calls. Resolving, which may take long, has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build()?;
     runtime.block_on(async {
         let client =
             quorate_operator::client().await.context("no way to an API server: set KUBECONFIG, or run in a pod")?;

@@ -141,20 +141,24 @@ impl<D: Disk> Publisher<D> {
         for path in &folders {
             self.disk.create_dir(path).map_err(failed("mkdir", path))?;
         }
-        for (path, file) in &head.bundle.files {
-            self.write_file(&folder.join(path), &file.bytes, file.mode)?;
-        }
         // Strings and numbers only: it cannot fail.
         let manifest = serde_json::to_vec(published).unwrap_or_default();
-        self.write_file(&folder.join(MANIFEST), &manifest, 0o444)?;
+        let mut written = vec![self.write_file(folder.join(MANIFEST), &manifest, 0o444)?];
+        for (path, file) in &head.bundle.files {
+            written.push(self.write_file(folder.join(path), &file.bytes, file.mode)?);
+        }
+        // After all is written: the first commits the file system's journal for all.
+        for (path, file) in &written {
+            self.disk.sync(file).map_err(failed("fsync", path))?;
+        }
         folders.iter().try_for_each(|path| self.sync_folder(path))
     }
 
-    fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), PublishError> {
-        let mut file = self.disk.create(path).map_err(failed("create", path))?;
-        self.disk.write(&mut file, bytes).map_err(failed("write", path))?;
-        self.disk.set_mode(&file, mode).map_err(failed("chmod", path))?;
-        self.disk.sync(&file).map_err(failed("fsync", path))
+    fn write_file(&self, path: PathBuf, bytes: &[u8], mode: u32) -> Result<(PathBuf, File), PublishError> {
+        let mut file = self.disk.create(&path).map_err(failed("create", &path))?;
+        self.disk.write(&mut file, bytes).map_err(failed("write", &path))?;
+        self.disk.set_mode(&file, mode).map_err(failed("chmod", &path))?;
+        Ok((path, file))
     }
 
     fn sync_folder(&self, path: &Path) -> Result<(), PublishError> {

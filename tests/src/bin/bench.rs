@@ -62,7 +62,7 @@ async fn bench() -> Result<()> {
     let operator = programs::operator(&kubeconfig, &[], &cluster.folder().join("operator.log")).await?;
     operator.ready().await?;
     let client = client(&kubeconfig).await?;
-    let (mut rows, sidecar_mib) = propagation(&cluster, &client).await?;
+    let (mut rows, sidecar_mib) = propagation(&cluster, &client, &operator.address).await?;
     rows.push(json!({"bench": "memory", "name": "sidecar", "unit": "MiB", "value": rounded(sidecar_mib)}));
     let operator_mib = many_configs(&client, &operator.process).await?;
     rows.push(json!({"bench": "memory", "name": "operator-1000", "unit": "MiB", "value": rounded(operator_mib)}));
@@ -76,7 +76,7 @@ struct Row {
     milliseconds: Vec<f64>,
 }
 
-async fn propagation(cluster: &Cluster, client: &Client) -> Result<(Vec<Value>, f64)> {
+async fn propagation(cluster: &Cluster, client: &Client, operator_address: &str) -> Result<(Vec<Value>, f64)> {
     let folder = cluster.folder();
     let kubeconfig = cluster.kubeconfig(0);
     let secrets: Api<Secret> = Api::default_namespaced(client.clone());
@@ -90,13 +90,19 @@ async fn propagation(cluster: &Cluster, client: &Client) -> Result<(Vec<Value>, 
 
     let own = std::env::current_exe()?;
     let path = |path: &Path| path.display().to_string();
-    let mirrored = folder.join("mirrored");
+    // As in a pod: the files are Secrets' content, so their volume is in memory (emptyDir, medium: Memory).
+    let volume = match tempfile::tempdir_in("/dev/shm") {
+        Ok(volume) => volume,
+        Err(_) => tempfile::tempdir_in(folder)?,
+    };
+    println!("files in {} (quorate and plain-mirror)", volume.path().display());
+    let mirrored = volume.path().join("mirrored");
     fs::create_dir(&mirrored)?;
     let file = mirrored.join("value");
     let child = |words: Vec<String>, log: &str| Process::start(&own, &words, &[], &folder.join(log));
     let _relay = child(vec!["relay".into(), path(&kubeconfig)], "relay.log")?;
     let _mirror = child(vec!["mirror".into(), path(&kubeconfig), path(&file)], "mirror.log")?;
-    let directory = folder.join("files");
+    let directory = volume.path().join("files");
     let arguments = ["--config", "bench", "--namespace", "default", "--directory", &path(&directory)];
     let sidecar = programs::sidecar(&kubeconfig, &arguments, &folder.join("sidecar.log")).await?;
     sidecar.ready().await?;
@@ -143,6 +149,12 @@ async fn propagation(cluster: &Cluster, client: &Client) -> Result<(Vec<Value>, 
             }
         }
     }
+    let means = [
+        mean(operator_address, "quorate_operator_propagation_seconds").await?,
+        mean(&sidecar.address, "quorate_sidecar_propagation_seconds").await?,
+    ];
+    println!("\nof which, on average: {:.1} ms in the operator (event to head written),", means[0]);
+    println!("{:.1} ms from the decision to the file (the head's write and event, and the sidecar)", means[1]);
     let resident = sidecar.process.resident_mib().context("no memory figure")?;
     Ok((rows.into_iter().map(result).collect(), resident))
 }
@@ -156,6 +168,17 @@ async fn timed<T>(
     let both = async { tokio::try_join!(async { write.await.map_err(anyhow::Error::from) }, seen) };
     let (_, seen) = timeout(Duration::from_secs(30), both).await.context("not seen within 30 s")??;
     Ok(seen.duration_since(start).as_secs_f64() * 1e3)
+}
+
+/// The mean of a histogram that a program serves, in milliseconds.
+async fn mean(address: &str, metric: &str) -> Result<f64> {
+    let (_, text) = programs::http_get(address, "/metrics").await?;
+    let value = |suffix: &str| -> Option<f64> {
+        let line = text.lines().find(|line| line.starts_with(&format!("{metric}_{suffix}")))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let mean = value("sum").zip(value("count")).map(|(sum, count)| sum / count * 1e3);
+    mean.with_context(|| format!("no {metric} in {address}/metrics"))
 }
 
 /// The config as it is now, with the next value: an update of it is a compare-and-swap.
