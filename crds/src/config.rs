@@ -1,10 +1,11 @@
 //! DistributedConfig: what a user writes.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::DistributedConfigStatus;
+use crate::{DistributedConfigStatus, Freshness, Rollout};
 
 /// A JSON object of any shape, kept as written.
 pub type Object = Map<String, Value>;
@@ -25,11 +26,14 @@ pub type Object = Map<String, Value>;
     doc = "DistributedConfig gives the pods of an application the same, agreed configuration: layers are merged (RFC 7396), checked, rendered to files, and mirrored into every pod that asks for them.",
     printcolumn = r#"{"name":"Ready","type":"string","description":"Whether the last content that was asked for is published.","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Revision","type":"integer","description":"The revision that pods read.","jsonPath":".status.revision"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","description":"Why Ready is as it is.","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Applied","type":"string","description":"How many of the pods have it.","jsonPath":".status.pods.summary"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","description":"Where its rollout stands.","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","priority":1,"description":"Why Ready is as it is.","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"description":"The same in words.","jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
     printcolumn = r#"{"name":"Hash","type":"string","priority":1,"description":"SHA-256 of what pods read.","jsonPath":".status.hash"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
-    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name may have at most 63 characters: it becomes a directory and a label")
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name may have at most 63 characters: it becomes a directory and a label"),
+    validation = Rule::new("has(self.spec.selector) || !has(self.spec.rollout) || !has(self.spec.rollout.strategy) || self.spec.rollout.strategy == 'Immediate'").message("spec.rollout.strategy Quorum and Canary need spec.selector: whose pods count?")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DistributedConfigSpec {
@@ -45,6 +49,19 @@ pub struct DistributedConfigSpec {
     /// What the merged value must satisfy before it is published. Every violation is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+
+    /// The pods this config is for, in its namespace: those that are asked and counted. Pods that
+    /// read it without being selected get the same files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+
+    /// How a new revision reaches the pods; by default at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+
+    /// How old a pod's knowledge of its configuration may become, and what it does beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
 
     /// How many published revisions are kept to go back to, the present one included.
     #[serde(default = "ten")]

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{Resource, ResourceExt, api::ObjectMeta};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use crate::{DistributedConfig, names};
+use crate::{DistributedConfig, Freshness, Standing, freshness_text, names};
 
 /// The most bytes a Secret's data may have (kube-apiserver's `MaxSecretSize`).
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -146,6 +146,16 @@ pub struct Head {
     pub decided_at: Timestamp,
     /// The older revision whose content this is.
     pub restored: Option<i64>,
+    /// The newest earlier revision that pods had not refused when this one came: what to go back to.
+    pub good: Option<i64>,
+    /// Who made the change behind it.
+    pub changed_by: Option<String>,
+    /// The operator's Lamport clock when it was written.
+    pub lamport: i64,
+    /// What the head says beside its content; of no meaning in a log entry.
+    pub standing: Standing,
+    /// How fresh pods must be.
+    pub freshness: Freshness,
     /// The files.
     pub bundle: Bundle,
 }
@@ -189,17 +199,49 @@ impl Head {
             hash,
             previous_hash: previous.map(|p| p.hash.clone()),
             chain,
-            // Stored with microseconds: keep no more, so that what is read back is equal.
-            decided_at: Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now),
+            decided_at: microseconds(now),
             restored: None,
+            good: None,
+            changed_by: None,
+            lamport: previous.map_or(0, |p| p.lamport) + 1,
+            standing: Standing {
+                rollout: None,
+                highest: revision.max(previous.map_or(0, |p| p.standing.highest)),
+                ..previous.map(|p| p.standing.clone()).unwrap_or_default()
+            },
+            freshness: previous.map(|p| p.freshness.clone()).unwrap_or_default(),
             bundle,
         }
+    }
+
+    /// The annotations that may change under one revision.
+    #[must_use]
+    pub fn standing_annotations(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            // Strings and numbers only: it cannot fail.
+            (names::ROLLOUT.to_owned(), serde_json::to_string(&self.standing).unwrap_or_default()),
+            (names::FRESHNESS.to_owned(), freshness_text(&self.freshness)),
+            (names::LAMPORT.to_owned(), self.lamport.to_string()),
+        ])
+    }
+
+    /// The candidate's Secret: immutable, and with the pods (see `population`) that were ready then.
+    #[must_use]
+    pub fn to_candidate_secret(&self, config: &DistributedConfig, population: &str) -> Secret {
+        let name = names::candidate_name(&config.name_any());
+        let mut secret = self.secret(config, name, names::CANDIDATE_TYPE, names::KIND_CANDIDATE);
+        secret.immutable = Some(true);
+        secret.metadata.annotations.get_or_insert_default().insert(names::POPULATION.to_owned(), population.to_owned());
+        secret
     }
 
     /// The head's Secret, owned by the config. The caller sets the resourceVersion and uid.
     #[must_use]
     pub fn to_head_secret(&self, config: &DistributedConfig) -> Secret {
-        self.secret(config, names::head_name(&config.name_any()), names::HEAD_TYPE, names::KIND_HEAD)
+        let name = names::head_name(&config.name_any());
+        let mut secret = self.secret(config, name, names::HEAD_TYPE, names::KIND_HEAD);
+        secret.metadata.annotations.get_or_insert_default().extend(self.standing_annotations());
+        secret
     }
 
     /// The log entry's Secret: the same, immutable, under the revision's name.
@@ -252,12 +294,19 @@ impl Head {
             (names::HASH.to_owned(), self.hash.clone()),
             (names::CHAIN.to_owned(), self.chain.clone()),
             (names::DECIDED_AT.to_owned(), format!("{:.6}", self.decided_at)),
+            (names::LAMPORT.to_owned(), self.lamport.to_string()),
         ]);
         if let Some(previous) = &self.previous_hash {
             a.insert(names::PREVIOUS_HASH.to_owned(), previous.clone());
         }
         if let Some(restored) = self.restored {
             a.insert(names::RESTORED.to_owned(), restored.to_string());
+        }
+        if let Some(good) = self.good {
+            a.insert(names::GOOD.to_owned(), good.to_string());
+        }
+        if let Some(who) = &self.changed_by {
+            a.insert(names::CHANGED_BY.to_owned(), who.clone());
         }
         a
     }
@@ -293,10 +342,12 @@ impl Head {
             previous_hash: secret.annotations().get(names::PREVIOUS_HASH).cloned(),
             chain: annotation(names::CHAIN)?.clone(),
             decided_at: annotation(names::DECIDED_AT)?.parse().map_err(|_| HeadError::Annotation(names::DECIDED_AT))?,
-            restored: match secret.annotations().get(names::RESTORED) {
-                Some(text) => Some(text.parse().map_err(|_| HeadError::Annotation(names::RESTORED))?),
-                None => None,
-            },
+            restored: number(secret, names::RESTORED)?,
+            good: number(secret, names::GOOD)?,
+            changed_by: secret.annotations().get(names::CHANGED_BY).cloned(),
+            lamport: number(secret, names::LAMPORT)?.unwrap_or_default(),
+            standing: json(secret, names::ROLLOUT)?,
+            freshness: json(secret, names::FRESHNESS)?,
             bundle: Bundle {
                 files,
                 provenance: data.get(names::PROVENANCE_KEY).map(|p| p.0.clone()).unwrap_or_default(),
@@ -304,6 +355,21 @@ impl Head {
             hash,
         })
     }
+}
+
+fn number(secret: &Secret, name: &'static str) -> Result<Option<i64>, HeadError> {
+    let text = secret.annotations().get(name);
+    text.map(|text| text.parse().map_err(|_| HeadError::Annotation(name))).transpose()
+}
+
+fn json<T: Default + DeserializeOwned>(secret: &Secret, name: &'static str) -> Result<T, HeadError> {
+    let text = secret.annotations().get(name);
+    text.map_or_else(|| Ok(T::default()), |text| serde_json::from_str(text).map_err(|_| HeadError::Annotation(name)))
+}
+
+/// As stored: what is read back is then equal.
+fn microseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
 
 /// The chain value of a revision: nobody can change an older entry without changing every later one.
@@ -351,7 +417,10 @@ mod tests {
         assert_eq!((first.revision, second.revision), (1, 2));
         for head in [first, second] {
             assert_eq!(Head::from_secret(&head.to_head_secret(&config())), Ok(head.clone()));
-            assert_eq!(Head::from_secret(&head.to_log_secret(&config())), Ok(head));
+            let stored = Head::from_secret(&head.to_log_secret(&config())).unwrap();
+            assert_eq!(Head { standing: head.standing.clone(), ..stored }, head);
+            let candidate = head.to_candidate_secret(&config(), "a,b");
+            assert_eq!(Head { standing: head.standing.clone(), ..Head::from_secret(&candidate).unwrap() }, head);
         }
     }
 

@@ -6,10 +6,18 @@
 
 mod config;
 pub mod head;
+mod instruction;
 pub mod names;
+mod quantity;
+mod replica;
+mod rollout;
 mod status;
 mod yaml;
 
 pub use config::*;
+pub use instruction::*;
+pub use quantity::{Amount, Span};
+pub use replica::*;
+pub use rollout::*;
 pub use status::*;
 pub use yaml::crd_documents;

@@ -1,8 +1,10 @@
 //! What the operator reports on a DistributedConfig.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::Strategy;
 
 /// What was last observed. Conditions follow kstatus.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,10 +29,72 @@ pub struct DistributedConfigStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
 
+    /// Where the rollout stands: Published, Progressing, Paused, RolledBack, Suspended, Pinned or
+    /// Failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+
+    /// The revision that is on its way, while a rollout runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateStatus>,
+
+    /// What the pods say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodCounts>,
+
     /// The published revisions that are kept, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["revision"]))]
     pub history: Vec<HistoryEntry>,
+}
+
+/// A revision on its way.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CandidateStatus {
+    /// Its number, if it is published.
+    pub revision: i64,
+    /// The hash of its content.
+    pub hash: String,
+    /// The uid of the Secret that holds it; votes name it.
+    pub uid: String,
+    /// Immediate, Quorum or Canary.
+    pub strategy: Strategy,
+    /// The step of a Canary, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<i32>,
+    /// How many steps there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<i32>,
+    /// When the step or the vote began.
+    pub since: Time,
+    /// Since when the step bakes: all chosen pods had the candidate then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baking_since: Option<MicroTime>,
+    /// How many pods are asked.
+    pub asked: i32,
+    /// How many accepted, or have it.
+    pub accepted: i32,
+    /// How many refused.
+    pub rejected: i32,
+    /// What is waited for, in words.
+    pub message: String,
+}
+
+/// What the pods say of the published revision.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCounts {
+    /// How many pods read this config: those of spec.selector, or without one those that report.
+    pub desired: i32,
+    /// How many have the published revision.
+    pub applied: i32,
+    /// How many refused it.
+    pub rejected: i32,
+    /// How many have not confirmed it for too long.
+    pub stale: i32,
+    /// Applied of desired: 97/100.
+    pub summary: String,
 }
 
 /// One published revision.
@@ -46,4 +110,7 @@ pub struct HistoryEntry {
     /// The older revision whose content it is, after a roll-back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<i64>,
+    /// Who made the change behind it, as metadata.managedFields of the changed object tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_by: Option<String>,
 }

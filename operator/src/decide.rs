@@ -64,6 +64,8 @@ pub struct LogEntry {
     pub time: Timestamp,
     /// The older revision whose content it is.
     pub restored: Option<i64>,
+    /// Who made the change behind it.
+    pub changed_by: Option<String>,
     /// The entry's uid.
     pub uid: String,
 }
@@ -219,6 +221,7 @@ mod tests {
             hash: format!("sha256:{n}"),
             time: Timestamp::UNIX_EPOCH,
             restored: None,
+            changed_by: None,
             uid: n.to_string(),
         };
         revisions.iter().map(|n| (*n, entry(n))).collect()

@@ -62,6 +62,7 @@ fn entry_of(meta: &PartialObjectMeta<Secret>, config: &DistributedConfig) -> Opt
         hash: annotations.get(names::HASH)?.clone(),
         time: annotations.get(names::DECIDED_AT)?.parse().ok()?,
         restored: annotations.get(names::RESTORED).and_then(|text| text.parse().ok()),
+        changed_by: annotations.get(names::CHANGED_BY).cloned(),
         uid: meta.uid()?,
     };
     let revision = annotations.get(names::REVISION)?.parse().ok()?;
@@ -100,6 +101,7 @@ pub async fn append(client: &Client, config: &DistributedConfig, head: &Head) ->
         hash: head.hash.clone(),
         time: head.decided_at,
         restored: head.restored,
+        changed_by: head.changed_by.clone(),
         uid: stored.uid().unwrap_or_default(),
     })
 }

@@ -137,6 +137,7 @@ pub fn status(
             // metav1.Time has whole seconds.
             time: Time(Timestamp::from_second(entry.time.as_second()).unwrap_or(entry.time)),
             restored: entry.restored,
+            changed_by: entry.changed_by.clone(),
         };
         status.history = memory.log.iter().rev().take(HISTORY).map(entry).collect();
     }
