@@ -28,6 +28,15 @@ pub struct Merged {
     hops: usize,
 }
 
+impl Merged {
+    /// The name of the layer that won at a part of the tree.
+    #[must_use]
+    pub fn winner(&self, part: &Tree) -> Option<&str> {
+        let newest = part.layers().first()?;
+        self.layers.get(usize::from(*newest)).map(String::as_str)
+    }
+}
+
 /// Merges a config's layers. Referenced configs are validated, the root is not.
 ///
 /// # Errors
@@ -47,7 +56,7 @@ pub fn merge(root: &DistributedConfig, sources: &Sources) -> Result<Merged, Prob
 pub fn validate(config: &DistributedConfig, merged: &Merged) -> Vec<Problem> {
     let Some(validation) = &config.spec.validation else { return Vec::new() };
     let Some(value) = merged.tree.value() else { return Vec::new() };
-    let mut problems = validation.schema.as_ref().map_or_else(Vec::new, |s| schema::check(s, &value, &merged.tree));
+    let mut problems = validation.schema.as_ref().map_or_else(Vec::new, |s| schema::check(s, &value, merged));
     problems.extend(rules::check(&validation.rules, &value, merged.tree.secret()));
     problems
 }

@@ -54,7 +54,8 @@ pub fn check(rules: &[ValidationRule], value: &Value, secret: bool) -> Vec<Probl
             Ok(Err(Fault::Failed(error))) => (ProblemKind::RuleInvalid, failure(&error, secret)),
             Err(_) => (ProblemKind::RuleInvalid, "the evaluator fails on it; write it differently".to_owned()),
         };
-        Some(Problem::new(kind, format!("rule {}: {reason}", index + 1)))
+        // A rule judges the whole value.
+        Some(Problem::new(kind, format!("rule {}: {reason}", index + 1)).pointer(""))
     };
     rules.iter().enumerate().filter_map(|(index, rule)| problem(index, rule)).collect()
 }

@@ -12,14 +12,14 @@ use quorate_crds::Object;
 use serde_json::{Map, Value};
 
 use crate::{
+    layers::Merged,
     limits::{MAX_PROBLEMS, MAX_REGEX_BYTES, MAX_SCHEMA_CHAIN, MAX_SCHEMA_VISITS, MIN_SCHEMA_STEPS},
     pointer,
     problem::{Problem, ProblemKind},
-    tree::Tree,
 };
 
-/// Every violation, or why the schema cannot be used.
-pub fn check(schema: &Object, value: &Value, tree: &Tree) -> Vec<Problem> {
+/// Every violation, or why the schema cannot be used. `value` is that of `merged`.
+pub fn check(schema: &Object, value: &Value, merged: &Merged) -> Vec<Problem> {
     let schema = Value::Object(schema.clone());
     let invalid = |reason: String| vec![Problem::new(ProblemKind::SchemaInvalid, reason)];
     if let Err(reason) = refuse_unbounded(&schema) {
@@ -34,7 +34,7 @@ pub fn check(schema: &Object, value: &Value, tree: &Tree) -> Vec<Problem> {
             Ok(validator) => validator,
             Err(error) => return Err(format!("validation.schema cannot be used: {error}")),
         };
-        let violations = validator.iter_errors(value).take(MAX_PROBLEMS + 1).map(|error| violation(&error, tree));
+        let violations = validator.iter_errors(value).take(MAX_PROBLEMS + 1).map(|error| violation(&error, merged));
         Ok(violations.collect())
     }));
     match found {
@@ -57,12 +57,17 @@ fn validator(schema: &Value) -> Result<Validator, String> {
         .map_err(|error| error.to_string())
 }
 
-fn violation(error: &ValidationError<'_>, tree: &Tree) -> Problem {
+fn violation(error: &ValidationError<'_>, merged: &Merged) -> Problem {
     let at = error.instance_path().to_string();
-    let secret = pointer::tokens(&at).is_none_or(|tokens| tree.secret_at(&tokens));
+    let place = merged.tree.nearest(&pointer::tokens(&at).unwrap_or_default());
     // A message quotes the value, which may hold a Secret's.
-    let reason = if secret { error.masked().to_string() } else { error.to_string() };
-    Problem::new(ProblemKind::ValidationFailed, reason).pointer(&at)
+    let reason = if place.secret() { error.masked().to_string() } else { error.to_string() };
+    let problem = Problem::new(ProblemKind::ValidationFailed, reason).pointer(&at);
+    // Who won there can mend it; of an object, the last that gave members.
+    match merged.winner(place) {
+        Some(layer) => problem.layer(layer),
+        None => problem,
+    }
 }
 
 struct NoRetrieval;

@@ -55,6 +55,8 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     // It prints the whole context, unseen by Watched.
     environment.remove_global("debug");
+    // So that an error names what is undefined. It also holds values then: its Debug output must not be shown.
+    environment.set_debug(true);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_syntax(syntax());
@@ -85,12 +87,14 @@ fn syntax() -> SyntaxConfig {
     SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
 }
 
-/// Line and reason; the detail may quote a value, so not when one from a Secret was read.
+/// Reason and line; the detail may quote a value, so not when one from a Secret was read.
 fn message(error: &Error, secret: bool) -> String {
     let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     match error.kind() {
         ErrorKind::OutOfFuel => format!("the template does too much work{line}"),
         ErrorKind::WriteFailure => format!("the template writes more than {MAX_BYTES} bytes"),
+        // Named as the template writes it, so this quotes no value.
+        ErrorKind::UndefinedError => format!("{}{line}", error.detail().unwrap_or("a value is undefined")),
         kind => match error.detail().filter(|_| !secret) {
             Some(detail) => format!("{kind}{line}: {detail}"),
             None => format!("{kind}{line}"),

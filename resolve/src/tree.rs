@@ -192,13 +192,13 @@ impl Tree {
         }
     }
 
-    /// Whether the value at, above or below a pointer (of a problem, say) holds a Secret's value.
-    /// Where the pointer leads nowhere, what it last passed decides.
+    /// The part at a pointer (of a problem, say); where that leads into an array or nowhere, the part
+    /// it last passed.
     #[must_use]
-    pub fn secret_at(&self, tokens: &[String]) -> bool {
+    pub fn nearest(&self, tokens: &[String]) -> &Tree {
         match tokens.split_first().and_then(|(first, rest)| Some((self.member(first)?, rest))) {
-            Some((member, rest)) => member.secret_at(rest),
-            None => self.secret(),
+            Some((member, rest)) => member.nearest(rest),
+            None => self,
         }
     }
 

@@ -162,6 +162,8 @@ fn templates_and_formats() {
         "{% for a, b in [db.password] %}{% endfor %}",
         "{% set a, b = db.password %}",
         "{{ range(db.password) }}",
+        "{{ db.password ~ none_such }}",
+        "{{ db.password ~ db[db.password] }}",
         "{{ db|nofilter }}",
         "{{ doc.list|sum }}",
         "{{ doc.list|map(db.password)|list }}",

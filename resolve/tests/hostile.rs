@@ -38,14 +38,44 @@ fn all_violations_are_listed_with_their_pointers() {
     let told: Vec<_> = World::default().problems(spec).iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 5, "{told:?}");
     for expected in [
-        "/server/port: \"x\" is not of type \"integer\"",
-        "/a~1b: 1 is less than the minimum of 2",
-        "\"db\" is a required property",
-        "rule 1: no db",
-        "rule 3: self.server.port != \"x\" is not true",
+        "layer l, /server/port: \"x\" is not of type \"integer\"",
+        "layer l, /a~1b: 1 is less than the minimum of 2",
+        "layer l, /: \"db\" is a required property",
+        "/: rule 1: no db",
+        "/: rule 3: self.server.port != \"x\" is not true",
     ] {
-        assert!(told.iter().any(|text| text.contains(expected)), "{expected} is not in {told:?}");
+        assert!(told.iter().any(|text| text.starts_with(expected)), "{expected} is not in {told:?}");
     }
+}
+
+#[test]
+fn a_violation_names_the_layer_that_won_there() {
+    let target = "layers: [{name: first, inline: {a: x}}, {name: last, inline: {b: [1, x]}}]";
+    let world = World::default().config("shop", "defaults", target).map("eu", &[("port", b"x")]);
+    let spec = "{layers: [{name: base, inline: {server: {port: 1, host: 2}}}, {name: platform, configRef: {name: \
+                defaults}}, {name: region, at: /server, configMapRef: {name: eu}}, {name: own, inline: {c: 1}}], \
+                validation: {schema: {properties: {server: {required: [name], properties: {port: {type: integer}, \
+                host: {type: string}}}, a: {type: integer}, b: {items: {type: integer}}}}}}";
+    let mut told: Vec<_> = world.problems(spec).iter().map(ToString::to_string).collect();
+    told.sort();
+    for (text, place) in told.iter().zip([
+        "layer base, /server/host: ",
+        "layer platform/first, /a: ",
+        "layer platform/last, /b/1: ",
+        "layer region, /server/port: ",
+        "layer region, /server: ",
+    ]) {
+        assert!(text.starts_with(place), "{place} is not how it starts: {text}");
+    }
+    assert_eq!(told.len(), 5, "{told:?}");
+    // In a referenced config, both names.
+    let target = format!("{{{target}, validation: {{schema: {{properties: {{a: {{type: integer}}}}}}}}}}");
+    let spec = "layers: [{name: platform, configRef: {name: defaults}}]";
+    World::default().config("shop", "defaults", &target).refuses(
+        spec,
+        ValidationFailed,
+        &["layer platform/first, /a: "],
+    );
 }
 
 #[test]
@@ -185,8 +215,10 @@ fn rules_that_hold() {
 #[test]
 fn templates_that_cannot_be_rendered() {
     refuse(&[
-        (template("{{ server.port }}", "{}"), TemplateFailed, "file f: undefined value in line 1"),
-        (template("\n{{ server.port }}", "{server: {}}"), TemplateFailed, "in line 2"),
+        (template("{{ server.port }}", "{}"), TemplateFailed, "file f: `server` is undefined in line 1"),
+        (template("\n{{ server.port }}", "{server: {}}"), TemplateFailed, "`server.port` is undefined in line 2"),
+        (template("{% for s in l %}{{ s.port }}{% endfor %}", "{l: [{}]}"), TemplateFailed, "`s.port` is undefined"),
+        (template("{{ []|first }}", "{}"), TemplateFailed, "a value is undefined in line 1"),
         (template("{{ x", "{}"), TemplateFailed, "syntax error"),
         (template("{% include 'x' %}", "{}"), TemplateFailed, "f: "),
         (template("{% import 'x' as y %}", "{}"), TemplateFailed, "f: "),
