@@ -3,8 +3,8 @@
 //!
 //! Watches on foreign objects carry metadata only. An event drops the object's content, if it is of
 //! another version, and makes the configs that refer to it due; their next run fetches it. Every
-//! content and head has an epoch that such an event raises, so that an answer to a request sent
-//! before the event is not kept as if it were newer.
+//! content and head has an epoch that such an event renews, so that an answer to a request sent
+//! before the event is not kept as if it were newer. No epoch is used twice.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -45,7 +45,8 @@ struct Inner {
     referrers: HashMap<SourceRef, BTreeSet<Key>>,
     contents: HashMap<SourceRef, Content>,
     content_bytes: usize,
-    uses: u64,
+    /// Counts epochs and uses.
+    ticks: u64,
     heads: HashMap<Key, HeadSlot>,
     noticed: HashMap<Key, Instant>,
     reported: HashMap<Key, Instant>,
@@ -65,7 +66,6 @@ struct Known {
     bytes: usize,
 }
 
-#[derive(Default)]
 struct HeadSlot {
     epoch: u64,
     memory: Option<HeadMemory>,
@@ -150,11 +150,12 @@ impl State {
         }
     }
 
-    /// Keeps the answer to a status write, unless a newer config has been seen meanwhile.
+    /// Keeps the answer to a status write, unless a newer reading of the config came meanwhile: the
+    /// next write would be refused for its old version, again and again.
     pub fn status_written(&self, config: DistributedConfig) {
         let key = Key::of(&config);
         let mut inner = self.lock();
-        if inner.configs.get(&key).is_some_and(|known| same_request(known, &config)) {
+        if inner.configs.get(&key).is_some_and(|known| same_request(known, &config) && is_newer(&config, known)) {
             inner.configs.insert(key, Arc::new(config));
         }
     }
@@ -162,12 +163,13 @@ impl State {
     /// Takes in that a ConfigMap or Secret changed or is gone (`resource_version` is then `None`).
     pub fn source_changed(&self, source: &SourceRef, resource_version: Option<&str>) {
         let mut inner = self.lock();
+        let epoch = inner.tick();
         if let Some(content) = inner.contents.get_mut(source) {
             let unchanged = content.known.as_ref().is_some_and(|k| k.resource_version.as_deref() == resource_version);
             if unchanged {
                 return;
             }
-            content.epoch += 1;
+            content.epoch = epoch;
             let freed = content.known.take().map_or(0, |k| k.bytes);
             inner.content_bytes -= freed;
         }
@@ -200,12 +202,14 @@ impl State {
             return;
         }
         let seen = head.resource_version().unwrap_or_default();
-        let slot = inner.heads.entry(key.clone()).or_default();
-        match (&mut slot.writing, deleted) {
-            (Some(versions), false) => versions.push(seen),
-            _ if !deleted && slot.memory.as_ref().and_then(HeadMemory::resource_version) == Some(&seen) => {}
-            _ => {
-                slot.epoch += 1;
+        let epoch = inner.tick();
+        let slot = inner.heads.entry(key.clone()).or_insert_with(|| HeadSlot::new(epoch));
+        match &mut slot.writing {
+            // A deletion has a version of its own, which is never that of the write.
+            Some(versions) => versions.push(seen),
+            None if !deleted && slot.memory.as_ref().and_then(HeadMemory::resource_version) == Some(&seen) => {}
+            None => {
+                slot.epoch = epoch;
                 slot.memory = None;
                 self.notice(&mut inner, BTreeSet::from([key]));
             }
@@ -226,7 +230,13 @@ impl State {
             .map(|(key, _)| key.clone())
             .collect();
         for key in &gone {
-            inner.heads.remove(key);
+            let epoch = inner.tick();
+            let Some(slot) = inner.heads.get_mut(key) else { continue };
+            match &mut slot.writing {
+                // No version: whatever is written meanwhile, the head is looked at again.
+                Some(versions) => versions.push(String::new()),
+                None => *slot = HeadSlot::new(epoch),
+            }
         }
         self.notice(&mut inner, gone);
     }
@@ -234,34 +244,36 @@ impl State {
     /// What is remembered of a config's head, and the epoch to keep a newer reading under.
     #[must_use]
     pub fn head(&self, key: &Key) -> (u64, Option<HeadMemory>) {
-        let inner = self.lock();
-        inner.heads.get(key).map_or((0, None), |slot| (slot.epoch, slot.memory.clone()))
+        let mut inner = self.lock();
+        let slot = inner.head_slot(key);
+        (slot.epoch, slot.memory.clone())
     }
 
     /// Remembers a head that was read, unless an event came meanwhile.
     pub fn keep_head(&self, key: &Key, epoch: u64, memory: HeadMemory) {
         let mut inner = self.lock();
-        let slot = inner.heads.entry(key.clone()).or_default();
-        if slot.epoch == epoch {
+        if let Some(slot) = inner.heads.get_mut(key).filter(|slot| slot.epoch == epoch) {
             slot.memory = Some(memory);
         }
     }
 
     /// A write of the head begins: events until [`State::end_write`] may be its own.
     pub fn begin_write(&self, key: &Key) {
-        self.lock().heads.entry(key.clone()).or_default().writing = Some(Vec::new());
+        self.lock().head_slot(key).writing = Some(Vec::new());
     }
 
     /// A write of the head has ended: with what is known now, or with an unknown result.
     pub fn end_write(&self, key: &Key, memory: Option<HeadMemory>) {
         let mut inner = self.lock();
-        let slot = inner.heads.entry(key.clone()).or_default();
+        let epoch = inner.tick();
+        // The config is gone, or another: nothing is known of its head.
+        let Some(slot) = inner.heads.get_mut(key) else { return };
+        let Some(versions) = slot.writing.take() else { return };
         let own = memory.as_ref().and_then(HeadMemory::resource_version);
-        let foreign = slot.writing.take().unwrap_or_default().iter().any(|seen| Some(seen.as_str()) != own);
-        slot.memory = memory;
+        let foreign = versions.iter().any(|seen| Some(seen.as_str()) != own);
+        slot.epoch = epoch;
+        slot.memory = memory.filter(|_| !foreign);
         if foreign {
-            slot.epoch += 1;
-            slot.memory = None;
             self.notice(&mut inner, BTreeSet::from([key.clone()]));
         }
     }
@@ -274,8 +286,7 @@ impl State {
     /// Adds what is known of the sources to the snapshot, and returns the rest with their epochs.
     pub fn fill(&self, wanted: &BTreeSet<SourceRef>, sources: &mut Sources) -> Vec<(SourceRef, u64)> {
         let mut inner = self.lock();
-        inner.uses += 1;
-        let now = inner.uses;
+        let now = inner.tick();
         let mut unknown = Vec::new();
         for source in wanted {
             if source.kind == SourceKind::DistributedConfig {
@@ -283,7 +294,8 @@ impl State {
                 sources.configs.insert(source.clone(), inner.configs.get(&key).cloned());
                 continue;
             }
-            let content = inner.contents.entry(source.clone()).or_default();
+            let content =
+                inner.contents.entry(source.clone()).or_insert_with(|| Content { epoch: now, ..Content::default() });
             content.last_use = now;
             match &content.known {
                 Some(known) => {
@@ -309,10 +321,8 @@ impl State {
         if !inner.referrers.contains_key(source) {
             return;
         }
-        let content = inner.contents.entry(source.clone()).or_default();
-        if content.epoch != epoch || content.known.is_some() {
-            return;
-        }
+        let asked = |content: &&mut Content| content.epoch == epoch && content.known.is_none();
+        let Some(content) = inner.contents.get_mut(source).filter(asked) else { return };
         content.known = Some(Known { resource_version, keys, bytes });
         inner.content_bytes += bytes;
         inner.shrink();
@@ -350,7 +360,23 @@ impl State {
     }
 }
 
+impl HeadSlot {
+    fn new(epoch: u64) -> Self {
+        Self { epoch, memory: None, writing: None }
+    }
+}
+
 impl Inner {
+    fn tick(&mut self) -> u64 {
+        self.ticks += 1;
+        self.ticks
+    }
+
+    fn head_slot(&mut self, key: &Key) -> &mut HeadSlot {
+        let epoch = self.tick();
+        self.heads.entry(key.clone()).or_insert_with(|| HeadSlot::new(epoch))
+    }
+
     fn set_references(&mut self, key: &Key, references: BTreeSet<SourceRef>) {
         let old = self.references.remove(key).unwrap_or_default();
         for source in old.difference(&references) {
@@ -387,15 +413,56 @@ fn config_ref(key: &Key) -> SourceRef {
 }
 
 /// Whether two readings of a config ask for the same.
-fn same_request(a: &DistributedConfig, b: &DistributedConfig) -> bool {
+pub(crate) fn same_request(a: &DistributedConfig, b: &DistributedConfig) -> bool {
     a.metadata.uid == b.metadata.uid
         && a.metadata.generation == b.metadata.generation
         && a.metadata.deletion_timestamp == b.metadata.deletion_timestamp
 }
 
+/// Whether a reading of an object is newer than another one; resourceVersions rise.
+fn is_newer(reading: &DistributedConfig, than: &DistributedConfig) -> bool {
+    let version = |c: &DistributedConfig| c.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+    version(reading) > version(than)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_crds::head::{Bundle, Head};
+
+    use crate::decide::{Stored, Version};
+
+    fn config(name: &str, resource_version: &str) -> DistributedConfig {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig",
+            "metadata": {"name": name, "namespace": "n", "uid": "u", "generation": 1, "resourceVersion": resource_version},
+            "spec": {"layers": [], "files": []}
+        }))
+        .unwrap()
+    }
+
+    fn memory(resource_version: &str) -> HeadMemory {
+        let version = Version { uid: "h".into(), resource_version: resource_version.into() };
+        let head = Head::next(None, 1, Bundle::default(), jiff::Timestamp::UNIX_EPOCH);
+        let observed = Observed::Ours(Stored { version, head, provenance: [0; 32] });
+        HeadMemory { config_uid: "u".into(), observed, log: Log::new(), highest: 1 }
+    }
+
+    fn head_event(config: &str, resource_version: &str) -> PartialObjectMeta<Secret> {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": names::head_name(config), "namespace": "n", "resourceVersion": resource_version}
+        }))
+        .unwrap()
+    }
+
+    /// A state with a config whose run is over.
+    async fn with_config() -> State {
+        let state = state();
+        state.config_applied(config("a", "1"));
+        assert!(is_due(&state).await);
+        state
+    }
 
     fn key(name: &str) -> Key {
         Key { namespace: "n".into(), name: name.into() }
@@ -463,14 +530,62 @@ mod tests {
         assert!(inner.contents.is_empty() && inner.referrers.is_empty() && inner.content_bytes == 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_event_of_an_own_write_is_no_news_and_a_deletion_during_it_is() {
+        let state = with_config().await;
+        state.begin_write(&key("a"));
+        state.head_changed(&head_event("a", "5"), false);
+        state.end_write(&key("a"), Some(memory("5")));
+        assert!(!is_due(&state).await && state.head(&key("a")).1.is_some());
+
+        state.begin_write(&key("a"));
+        state.head_changed(&head_event("a", "6"), false);
+        state.head_changed(&head_event("a", "7"), true);
+        state.end_write(&key("a"), Some(memory("6")));
+        assert!(is_due(&state).await && state.head(&key("a")).1.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_a_listing_during_a_write_does_not_show_is_looked_at_again() {
+        let state = with_config().await;
+        state.keep_head(&key("a"), state.head(&key("a")).0, memory("5"));
+        state.begin_write(&key("a"));
+        state.heads_listed(None, &HashSet::new());
+        assert!(is_due(&state).await);
+        state.end_write(&key("a"), Some(memory("6")));
+        assert!(is_due(&state).await && state.head(&key("a")).1.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_a_deleted_config_is_not_kept_for_its_successor() {
+        let state = with_config().await;
+        let (epoch, _) = state.head(&key("a"));
+        state.config_deleted(&key("a"));
+        state.config_applied(config("a", "3"));
+        let _ = state.head(&key("a"));
+        state.keep_head(&key("a"), epoch, memory("2"));
+        assert!(state.head(&key("a")).1.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_status_answer_does_not_replace_a_newer_reading() {
+        let state = with_config().await;
+        let known = || state.config(&key("a")).unwrap().resource_version().unwrap();
+        state.config_applied(config("a", "10"));
+        state.status_written(config("a", "9"));
+        assert_eq!(known(), "10");
+        state.status_written(config("a", "11"));
+        assert_eq!(known(), "11");
+    }
+
     #[tokio::test]
     async fn contents_stay_within_the_budget() {
         let state = state();
         let maps: BTreeSet<_> = (0..30).map(|n| source(&n.to_string())).collect();
         state.set_references(&key("a"), maps.clone());
-        for map in &maps {
+        for (map, epoch) in state.fill(&maps, &mut Sources::default()) {
             let keys = Arc::new(Keys([("k".to_owned(), vec![0; CONTENT_BUDGET / 16])].into()));
-            state.keep_content(map, 0, Some("1".into()), Some(keys));
+            state.keep_content(&map, epoch, Some("1".into()), Some(keys));
         }
         let kept = state.lock().content_bytes;
         assert!(kept <= CONTENT_BUDGET && kept > CONTENT_BUDGET / 2, "{kept}");
