@@ -44,6 +44,9 @@ pub enum ApplyError {
     /// Somebody else wrote the head: look again.
     #[error("the head was changed by another writer")]
     Conflict,
+    /// An old revision's entry.
+    #[error(transparent)]
+    Read(ApiError),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -53,6 +56,8 @@ pub enum ApplyError {
 }
 
 /// Does it. `head_written` is called when the decision stands, before the log is written.
+///
+/// Old log entries stay: [`prune`] drops them when their events are written.
 ///
 /// # Errors
 /// [`ApplyError`]; the head is then read again before the next decision.
@@ -64,37 +69,81 @@ pub async fn apply(
     action: Action,
     head_written: impl FnOnce(),
 ) -> Result<(HeadMemory, Outcome), ApplyError> {
-    let previous = match &memory.observed {
-        Observed::Ours(stored) => Some(&stored.head),
-        _ => None,
-    };
     let repaired = match &memory.observed {
         Observed::Damaged { reason, .. } => Some(reason.clone()),
         _ => None,
     };
-    let next = |bundle: Bundle| Head::next(previous, memory.highest + 1, bundle, Timestamp::now());
     let (head, outcome) = match action {
         Action::Hold(why) => return Ok((memory, Outcome::Held(why))),
         Action::Refuse(refusal) => return Ok((memory, Outcome::Refused(refusal))),
-        Action::Explain(bundle) => match previous {
-            Some(same) => (Head { bundle, ..same.clone() }, Outcome::Held(Why::Current)),
-            None => return Err(ApplyError::Conflict),
+        Action::Explain(bundle) => match &memory.observed {
+            Observed::Ours(same) => (Head { bundle, ..same.head.clone() }, Outcome::Held(Why::Current)),
+            _ => return Err(ApplyError::Conflict),
         },
-        Action::Publish(bundle) => (next(bundle), Outcome::Published { restored: None, repaired }),
+        Action::Publish(bundle) => {
+            (next(client, config, &memory, bundle).await?, Outcome::Published { restored: None, repaired })
+        }
         Action::Restore { revision, because } => {
-            let Some(old) = log::read(client, config, revision).await? else {
-                let available = memory.log.keys().copied().filter(|r| *r != revision).collect();
-                return Ok((memory, Outcome::Refused(Refusal::PinGone { revision, available })));
-            };
-            let head = Head { restored: Some(revision), ..next(old.bundle) };
-            (head, Outcome::Published { restored: Some(because), repaired })
+            match (old(client, config, &memory, revision, &because).await?, because) {
+                (Some((revision, bundle)), because) => {
+                    let head = Head { restored: Some(revision), ..next(client, config, &memory, bundle).await? };
+                    (head, Outcome::Published { restored: Some(because), repaired })
+                }
+                (None, Restore::Pinned) => {
+                    let available = memory.log.keys().copied().filter(|r| *r != revision).collect();
+                    return Ok((memory, Outcome::Refused(Refusal::PinGone { revision, available })));
+                }
+                (None, Restore::LastGood(problems)) => {
+                    return Ok((memory, Outcome::Refused(Refusal::Invalid(problems))));
+                }
+            }
         }
     };
     let memory = write(client, state, config, memory, head, head_written).await?;
     Ok((memory, outcome))
 }
 
-/// Writes the head, then its log entry, then drops old entries.
+/// The next revision. Without a head to follow, it continues the chain of the log.
+async fn next(
+    client: &Client,
+    config: &DistributedConfig,
+    memory: &HeadMemory,
+    bundle: Bundle,
+) -> Result<Head, ApplyError> {
+    let logged = match (&memory.observed, memory.log.last_key_value()) {
+        (Observed::Absent | Observed::Damaged { .. }, Some((&revision, _))) => {
+            log::read(client, config, revision).await.map_err(ApplyError::Read)?
+        }
+        _ => None,
+    };
+    let previous = match &memory.observed {
+        Observed::Ours(stored) => Some(&stored.head),
+        _ => logged.as_ref(),
+    };
+    Ok(Head::next(previous, memory.highest.saturating_add(1), bundle, Timestamp::now()))
+}
+
+/// The content to publish again, and its revision: the pinned, or else the newest that verifies.
+async fn old(
+    client: &Client,
+    config: &DistributedConfig,
+    memory: &HeadMemory,
+    newest: i64,
+    because: &Restore,
+) -> Result<Option<(i64, Bundle)>, ApplyError> {
+    let revisions: Vec<i64> = match because {
+        Restore::Pinned => vec![newest],
+        Restore::LastGood(_) => memory.log.range(..=newest).rev().map(|(revision, _)| *revision).collect(),
+    };
+    for revision in revisions {
+        if let Some(head) = log::read(client, config, revision).await.map_err(ApplyError::Read)? {
+            return Ok(Some((revision, head.bundle)));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes the head, then its log entry.
 async fn write(
     client: &Client,
     state: &State,
@@ -125,21 +174,27 @@ async fn write(
             }
         };
     }
-    for revision in surplus(&config.spec, head.revision, &memory.log) {
-        let Some(entry) = memory.log.get(&revision) else { continue };
-        if let Err(error) = log::delete(client, &key, revision, &entry.uid).await {
-            // It is surplus after the next publication too.
-            tracing::warn!(config = %key, revision, %error, "an old log entry stays for now");
-            break;
-        }
-        memory.log.remove(&revision);
-    }
     state.end_write(&key, Some(memory.clone()));
     Ok(memory)
 }
 
+/// Deletes the log entries beyond the limit.
+pub async fn prune(client: &Client, state: &State, config: &DistributedConfig, memory: &HeadMemory) {
+    let key = Key::of(config);
+    for revision in surplus(&config.spec, &memory.observed, &memory.log) {
+        let Some(entry) = memory.log.get(&revision) else { continue };
+        if let Err(error) = log::delete(client, &key, revision, &entry.uid).await {
+            // It is surplus at the next run too.
+            tracing::warn!(config = %key, revision, %error, "an old log entry stays for now");
+            return;
+        }
+        state.entry_deleted(&key, revision, &entry.uid);
+    }
+}
+
 /// The compare-and-swap. A result that stays unknown is settled by repeating the same write: it is
-/// refused with 409 if it landed, and then the chain value tells whether it was this one.
+/// refused with 409 if it landed, and then the chain value and the provenance tell whether it was
+/// this one.
 async fn swap(
     client: &Client,
     config: &DistributedConfig,
@@ -158,6 +213,7 @@ async fn swap(
     secret.metadata.uid = base.map(|version| version.uid.clone());
     secret.metadata.resource_version = base.map(|version| version.resource_version.clone());
     let params = PostParams::default();
+    let provenance = digest(&head.bundle);
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -172,14 +228,15 @@ async fn swap(
                     uid: written.uid().unwrap_or_default(),
                     resource_version: written.resource_version().unwrap_or_default(),
                 };
-                let provenance = digest(&head.bundle);
                 let head = Head { bundle: Bundle::default(), ..head.clone() };
                 return Ok(Stored { version, head, provenance });
             }
             Err(error) if error.code() == Some(409) => {
                 let there = call(|| format!("get Secret {}/{name}", key.namespace), secrets.get(&name)).await?;
                 return match observe(Some(&there), config).0 {
-                    Observed::Ours(stored) if stored.head.chain == head.chain => Ok(stored),
+                    Observed::Ours(stored) if stored.head.chain == head.chain && stored.provenance == provenance => {
+                        Ok(stored)
+                    }
                     _ => Err(ApplyError::Conflict),
                 };
             }

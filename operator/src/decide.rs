@@ -187,12 +187,14 @@ fn decide_pinned(revision: i64, stored: Option<&Stored>, log: &Log) -> Action {
     }
 }
 
-/// Which log entries are beyond the limit, oldest first. The present and the pinned stay.
+/// Which log entries are beyond the limit, oldest first. The present and the pinned stay; without a
+/// good head, all do.
 #[must_use]
-pub fn surplus(spec: &DistributedConfigSpec, current: i64, log: &Log) -> Vec<i64> {
+pub fn surplus(spec: &DistributedConfigSpec, observed: &Observed, log: &Log) -> Vec<i64> {
+    let Observed::Ours(Stored { head: Head { revision: current, .. }, .. }) = observed else { return Vec::new() };
     let limit = usize::try_from(spec.revision_history_limit).unwrap_or(1).max(1);
     let pinned = spec.pin.as_ref().map(|pin| pin.revision);
-    let removable = log.keys().copied().filter(|revision| *revision != current && Some(*revision) != pinned);
+    let removable = log.keys().copied().filter(|revision| revision != current && Some(*revision) != pinned);
     removable.take(log.len().saturating_sub(limit)).collect()
 }
 
@@ -313,11 +315,13 @@ mod tests {
     fn the_oldest_go_first_and_the_present_and_the_pinned_stay() {
         let mut spec = spec(None, false);
         spec.revision_history_limit = 2;
-        assert_eq!(surplus(&spec, 5, &log(&[1, 2, 3, 5])), [1, 2]);
-        assert_eq!(surplus(&spec, 5, &log(&[4, 5])), [0; 0]);
+        let at_5 = ours(head(5, "a", None));
+        assert_eq!(surplus(&spec, &at_5, &log(&[1, 2, 3, 5])), [1, 2]);
+        assert_eq!(surplus(&spec, &at_5, &log(&[4, 5])), [0; 0]);
+        assert_eq!(surplus(&spec, &Observed::Absent, &log(&[1, 2, 3, 5])), [0; 0], "they are what there is");
         spec.pin = Some(Pin { revision: 1 });
-        assert_eq!(surplus(&spec, 5, &log(&[1, 2, 3, 5])), [2, 3]);
+        assert_eq!(surplus(&spec, &at_5, &log(&[1, 2, 3, 5])), [2, 3]);
         spec.revision_history_limit = 1;
-        assert_eq!(surplus(&spec, 5, &log(&[1, 5])), [0; 0]);
+        assert_eq!(surplus(&spec, &at_5, &log(&[1, 5])), [0; 0]);
     }
 }

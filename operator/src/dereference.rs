@@ -24,12 +24,31 @@ use crate::{
 /// How many sources of one config are fetched at a time.
 const FETCHES: usize = 8;
 
+/// Why the inputs of a run could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DereferenceError {
+    /// What the config refers to.
+    #[error("{error}")]
+    Source {
+        /// Which object.
+        source_ref: SourceRef,
+        /// What the API server said.
+        error: ApiError,
+    },
+    /// The head or the log.
+    #[error(transparent)]
+    Head(#[from] ApiError),
+    /// The log entry that was missing.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
 /// Gathers what the config refers to, from memory where it is known. References are followed until
 /// there are no new ones.
 ///
 /// # Errors
 /// Those of the API server. A missing object is no error here.
-pub async fn sources(client: &Client, state: &State, config: &DistributedConfig) -> Result<Sources, ApiError> {
+pub async fn sources(client: &Client, state: &State, config: &DistributedConfig) -> Result<Sources, DereferenceError> {
     let key = Key::of(config);
     let mut sources = Sources::default();
     loop {
@@ -41,10 +60,14 @@ pub async fn sources(client: &Client, state: &State, config: &DistributedConfig)
         let unknown = state.fill(&wanted, &mut sources);
         let fetched: Vec<(SourceRef, Option<Arc<Keys>>)> = stream::iter(unknown)
             .map(|(source, epoch)| async move {
-                let (version, keys) = fetch(client, &source).await?;
-                let keys = keys.map(Arc::new);
-                state.keep_content(&source, epoch, version, keys.clone());
-                Ok::<_, ApiError>((source, keys))
+                match fetch(client, &source).await {
+                    Ok((version, keys)) => {
+                        let keys = keys.map(Arc::new);
+                        state.keep_content(&source, epoch, version, keys.clone());
+                        Ok((source, keys))
+                    }
+                    Err(error) => Err(DereferenceError::Source { source_ref: source, error }),
+                }
             })
             .buffer_unordered(FETCHES)
             .try_collect()
@@ -75,8 +98,8 @@ async fn fetch(client: &Client, source: &SourceRef) -> Result<(Option<String>, O
 /// (the operator ended in between) gets it now, before the head can move on.
 ///
 /// # Errors
-/// [`LogError`].
-pub async fn head(client: &Client, state: &State, config: &DistributedConfig) -> Result<HeadMemory, LogError> {
+/// [`DereferenceError`].
+pub async fn head(client: &Client, state: &State, config: &DistributedConfig) -> Result<HeadMemory, DereferenceError> {
     let key = Key::of(config);
     let config_uid = config.uid().unwrap_or_default();
     let (epoch, memory) = state.head(&key);
@@ -112,9 +135,13 @@ pub async fn head(client: &Client, state: &State, config: &DistributedConfig) ->
 pub(crate) fn observe(secret: Option<&Secret>, config: &DistributedConfig) -> (Observed, Option<Bundle>) {
     let Some(secret) = secret else { return (Observed::Absent, None) };
     let type_ = secret.type_.as_deref().unwrap_or_default();
+    // A Secret's type cannot be changed: even one that the config owns could not become a head.
+    if type_ != names::HEAD_TYPE {
+        return (Observed::Foreign { what: format!("a Secret of type {type_}") }, None);
+    }
     if !log::is_owned(secret, config) {
         let of_a_config = secret.owner_references().iter().any(|owner| owner.kind == "DistributedConfig");
-        let observed = if type_ == names::HEAD_TYPE && of_a_config {
+        let observed = if of_a_config {
             Observed::Predecessor
         } else {
             Observed::Foreign { what: format!("a Secret of type {type_} that this config does not own") }
@@ -139,4 +166,34 @@ pub(crate) fn observe(secret: Option<&Secret>, config: &DistributedConfig) -> (O
 #[must_use]
 pub fn digest(bundle: &Bundle) -> [u8; 32] {
     Sha256::digest(&bundle.provenance).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_secret_of_the_type_and_of_this_config_is_its_head() {
+        let config: DistributedConfig = serde_json::from_value(json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig",
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u"}, "spec": {"layers": [], "files": []}
+        }))
+        .unwrap();
+        let seen = |type_: &str, owner: &str, uid: &str| {
+            let secret: Secret = serde_json::from_value(json!({
+                "metadata": {"name": "web.quorate", "namespace": "shop", "ownerReferences": [
+                    {"apiVersion": "quorate.io/v1alpha1", "kind": owner, "name": "web", "uid": uid}
+                ]},
+                "type": type_
+            }))
+            .unwrap();
+            observe(Some(&secret), &config).0
+        };
+        assert!(matches!(seen("Opaque", "DistributedConfig", "u"), Observed::Foreign { .. }));
+        assert!(matches!(seen(names::HEAD_TYPE, "Deployment", "d"), Observed::Foreign { .. }));
+        assert!(matches!(seen(names::HEAD_TYPE, "DistributedConfig", "before"), Observed::Predecessor));
+        // It is the config's, but holds nothing.
+        assert!(matches!(seen(names::HEAD_TYPE, "DistributedConfig", "u"), Observed::Damaged { .. }));
+    }
 }

@@ -140,6 +140,10 @@ fn end(
             }
         }
         Err(error) => {
+            if matches!(error, reconcile::RunError::Bug) {
+                // Its write, if it was at one, has no other end.
+                operator.state.end_write(&key, None);
+            }
             operator.metrics.error(error.category());
             let count = failures.entry(key.clone()).or_default();
             let wait = BACKOFF.1.min(BACKOFF.0 * 2_u32.saturating_pow(*count));

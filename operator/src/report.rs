@@ -1,5 +1,7 @@
 //! Step 5: what people are told, as pure functions: the status, and the events.
 
+use std::ops::Bound;
+
 use jiff::Timestamp;
 use k8s_openapi::{
     api::events::v1::Event,
@@ -7,12 +9,12 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 use quorate_crds::{DistributedConfig, DistributedConfigStatus, HistoryEntry, head::hex};
-use quorate_resolve::{ProblemKind, Problems};
+use quorate_resolve::{ProblemKind, Problems, SourceKind, SourceRef};
 use sha2::{Digest, Sha256};
 
 use crate::{
     apply::Outcome,
-    decide::{Observed, Refusal, Restore, Stored, Why},
+    decide::{LogEntry, Observed, Refusal, Restore, Stored, Why, surplus},
     state::HeadMemory,
 };
 
@@ -76,7 +78,9 @@ pub fn verdict(outcome: &Outcome, memory: &HeadMemory) -> Verdict {
         Outcome::Refused(Refusal::Invalid(problems)) => invalid(problems, &stays),
         Outcome::Refused(Refusal::PinGone { revision, available }) => stalled(
             "PinnedRevisionGone",
-            format!("spec.pin.revision: revision {revision} is not in the history, which has {available:?}; {stays}"),
+            format!(
+                "spec.pin.revision: revision {revision} is not in the history, or does not verify; there are {available:?}; {stays}"
+            ),
         ),
         Outcome::Refused(Refusal::NameTaken { what }) => stalled(
             "HeadNameTaken",
@@ -100,7 +104,8 @@ fn invalid(problems: &Problems, stays: &str) -> Verdict {
         reconciling: waits,
         stalled: !waits,
         reason: problems.0.first().map_or("Invalid", |problem| problem.kind.reason()),
-        message: format!("{problems}; {stays}"),
+        // What pods have comes first: the list may be long, and is cut.
+        message: format!("{stays}: {problems}"),
     }
 }
 
@@ -108,11 +113,36 @@ fn stalled(reason: &'static str, message: String) -> Verdict {
     Verdict { ready: false, reconciling: false, stalled: true, reason, message }
 }
 
-/// What is said when the API server refuses to store the result.
+/// What is said when a run cannot come to its end: when the API server refuses to read or to write.
 #[must_use]
-pub fn write_refused(error: &dyn std::fmt::Display) -> Verdict {
-    let message = format!("{error}; it is tried again");
-    Verdict { ready: false, reconciling: true, stalled: false, reason: "WriteRefused", message }
+pub fn failed(
+    config: &DistributedConfig,
+    reason: &'static str,
+    source: Option<&SourceRef>,
+    error: &dyn std::fmt::Display,
+) -> Verdict {
+    let revision = config.status.as_ref().and_then(|status| status.revision);
+    let stays = revision.map_or("nothing is published yet".to_owned(), |revision| format!("revision {revision} stays"));
+    let place = source.map(|source| places(config, source)).unwrap_or_default();
+    let message = format!("{stays}: {place}{error}; it is tried again");
+    Verdict { ready: false, reconciling: true, stalled: false, reason, message }
+}
+
+/// The layers and files of this config that refer to it: `layer db, file a.key: `.
+fn places(config: &DistributedConfig, source: &SourceRef) -> String {
+    let is = |kind, name: Option<&String>| source.kind == kind && name == Some(&source.name);
+    let own = Some(&source.namespace) == config.namespace().as_ref();
+    let layers = config.spec.layers.iter().filter(|layer| {
+        is(SourceKind::ConfigMap, layer.config_map_ref.as_ref().map(|r| &r.name))
+            || is(SourceKind::Secret, layer.secret_ref.as_ref().map(|r| &r.name))
+    });
+    let files = config.spec.files.iter().filter(|file| {
+        is(SourceKind::ConfigMap, file.config_map_key_ref.as_ref().map(|r| &r.name))
+            || is(SourceKind::Secret, file.secret_key_ref.as_ref().map(|r| &r.name))
+    });
+    let layers = layers.map(|layer| format!("layer {}", layer.name));
+    let places: Vec<String> = layers.chain(files.map(|file| format!("file {}", file.path))).collect();
+    if own && !places.is_empty() { places.join(", ") + ": " } else { String::new() }
 }
 
 /// The status to write, or `None` if it is there already.
@@ -131,7 +161,7 @@ pub fn status(
             status.revision = Some(head.revision);
             status.hash = Some(head.hash.clone());
         }
-        let entry = |(revision, entry): (&i64, &crate::decide::LogEntry)| HistoryEntry {
+        let entry = |(revision, entry): (&i64, &LogEntry)| HistoryEntry {
             revision: *revision,
             hash: entry.hash.clone(),
             // metav1.Time has whole seconds.
@@ -139,7 +169,10 @@ pub fn status(
             restored: entry.restored,
             changed_by: entry.changed_by.clone(),
         };
-        status.history = memory.log.iter().rev().take(HISTORY).map(entry).collect();
+        // Those are about to be deleted.
+        let surplus = surplus(&config.spec, &memory.observed, &memory.log);
+        let kept = memory.log.iter().rev().filter(|(revision, _)| !surplus.contains(revision));
+        status.history = kept.take(HISTORY).map(entry).collect();
     }
     let conditions = [("Ready", verdict.ready), ("Reconciling", verdict.reconciling), ("Stalled", verdict.stalled)];
     status.conditions = conditions
@@ -161,46 +194,60 @@ pub fn status(
     (status != old).then_some(status)
 }
 
-/// The events that the status does not show to have been written: of the present revision, and of a
-/// verdict that needs attention.
+/// The events of the revisions that the status does not show: of each, since the operator may have
+/// ended before it told of one, and published another since.
 #[must_use]
-pub fn events(
+pub fn publications(
     config: &DistributedConfig,
     outcome: Option<&Outcome>,
-    verdict: &Verdict,
     memory: Option<&HeadMemory>,
     now: Timestamp,
 ) -> Vec<Event> {
-    let mut events = Vec::new();
-    let old = config.status.as_ref();
-    let head = memory.and_then(|memory| match &memory.observed {
-        Observed::Ours(stored) => Some(&stored.head),
-        _ => None,
-    });
-    let revision = head.map(|head| head.revision);
-    let published = matches!(outcome, Some(Outcome::Published { .. }));
-    if let Some(head) = head
-        && (published || old.and_then(|status| status.revision) != revision)
-    {
-        let mut note = format!("revision {} is published ({})", head.revision, head.hash);
-        if let Some(restored) = head.restored {
+    let Some(memory) = memory else { return Vec::new() };
+    let told = config.status.as_ref().and_then(|status| status.revision).unwrap_or_default();
+    let present = present(memory);
+    let published = |(revision, entry): (&i64, &LogEntry)| {
+        let mut note = format!("revision {revision} is published ({})", entry.hash);
+        if let Some(restored) = entry.restored {
             note += &format!(", with the content of revision {restored}");
         }
-        if let Some(Outcome::Published { repaired: Some(reason), .. }) = outcome {
+        if let Some(Outcome::Published { repaired: Some(reason), .. }) = outcome
+            && present == Some(*revision)
+        {
             note += &format!("; the head had been changed by somebody else: {reason}");
         }
-        let reason = if head.restored.is_some() { "Restored" } else { "Published" };
-        events.push(event(config, head.revision, "Normal", reason, &note, reason, now));
-    }
-    let before = old.and_then(|status| status.conditions.iter().find(|c| c.type_ == "Ready"));
+        let reason = if entry.restored.is_some() { "Restored" } else { "Published" };
+        event(config, *revision, "Normal", reason, &note, reason, now)
+    };
+    memory.log.range((Bound::Excluded(told), Bound::Unbounded)).map(published).collect()
+}
+
+/// The event of a verdict that needs attention, unless the status shows that it was written.
+#[must_use]
+pub fn warning(
+    config: &DistributedConfig,
+    verdict: &Verdict,
+    memory: Option<&HeadMemory>,
+    now: Timestamp,
+) -> Option<Event> {
+    let before = config.status.as_ref().and_then(|status| status.conditions.iter().find(|c| c.type_ == "Ready"));
     let message = shortened(&verdict.message, MESSAGE_BYTES);
     let told = before.is_some_and(|c| c.status == "False" && c.reason == verdict.reason && c.message == message);
-    if !verdict.ready && !told {
-        let generation = config.metadata.generation.unwrap_or_default();
-        let step = format!("{}\n{generation}\n{message}", verdict.reason);
-        events.push(event(config, revision.unwrap_or_default(), "Warning", verdict.reason, &message, &step, now));
+    if verdict.ready || told {
+        return None;
     }
-    events
+    let generation = config.metadata.generation.unwrap_or_default();
+    let step = format!("{}\n{generation}\n{message}", verdict.reason);
+    let revision = memory.and_then(present).unwrap_or_default();
+    Some(event(config, revision, "Warning", verdict.reason, &message, &step, now))
+}
+
+/// The revision that pods read.
+fn present(memory: &HeadMemory) -> Option<i64> {
+    match &memory.observed {
+        Observed::Ours(stored) => Some(stored.head.revision),
+        _ => None,
+    }
 }
 
 /// An event whose name is made of the config's uid, the revision and the step: written twice, it is one.
@@ -244,6 +291,9 @@ fn shortened(text: &str, bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_crds::head::{Bundle, Head};
+
+    use crate::decide::Version;
 
     fn config() -> DistributedConfig {
         serde_json::from_value(serde_json::json!({
@@ -273,14 +323,75 @@ mod tests {
     fn a_refusal_is_told_once_and_again_when_it_is_another() {
         let mut config = config();
         let bad = stalled("HeadNameTaken", "x".into());
-        let first = events(&config, None, &bad, None, at(1));
-        assert_eq!(first.len(), 1);
+        let first = warning(&config, &bad, None, at(1)).unwrap();
         // A crash between event and status: the same name.
-        assert_eq!(events(&config, None, &bad, None, at(9))[0].metadata.name, first[0].metadata.name);
+        assert_eq!(warning(&config, &bad, None, at(9)).unwrap().metadata.name, first.metadata.name);
         config.status = status(&config, &bad, None, at(1));
-        assert!(events(&config, None, &bad, None, at(2)).is_empty());
-        let other = events(&config, None, &stalled("HeadNameTaken", "y".into()), None, at(3));
-        assert_ne!(other[0].metadata.name, first[0].metadata.name);
+        assert_eq!(warning(&config, &bad, None, at(2)), None);
+        let other = warning(&config, &stalled("HeadNameTaken", "y".into()), None, at(3)).unwrap();
+        assert_ne!(other.metadata.name, first.metadata.name);
+    }
+
+    fn memory(revisions: std::ops::RangeInclusive<i64>) -> HeadMemory {
+        let version = Version { uid: "h".into(), resource_version: "1".into() };
+        let head = Head::next(None, *revisions.end(), Bundle::default(), at(0));
+        let entry = |revision: i64| {
+            let entry = LogEntry {
+                hash: format!("sha256:{revision}"),
+                time: at(0),
+                restored: (revision == 2).then_some(1),
+                changed_by: None,
+                uid: revision.to_string(),
+            };
+            (revision, entry)
+        };
+        HeadMemory {
+            config_uid: "u1".into(),
+            highest: *revisions.end(),
+            observed: Observed::Ours(Stored { version, head, provenance: [0; 32] }),
+            log: revisions.map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn every_revision_that_the_status_does_not_show_is_told_under_its_own_name() {
+        let mut config = config();
+        let told = publications(&config, None, Some(&memory(1..=3)), at(1));
+        let reasons: Vec<_> = told.iter().filter_map(|event| event.reason.as_deref()).collect();
+        assert_eq!(reasons, ["Published", "Restored", "Published"]);
+        let held = Outcome::Held(Why::Current);
+        config.status = status(&config, &verdict(&held, &memory(1..=1)), Some(&memory(1..=1)), at(1));
+        let rest = publications(&config, Some(&held), Some(&memory(1..=3)), at(9));
+        let names = |events: &[Event]| events.iter().map(|e| e.metadata.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&rest), names(&told[1..]));
+    }
+
+    #[test]
+    fn the_history_does_not_show_what_is_about_to_be_deleted() {
+        let mut config = config();
+        config.spec.revision_history_limit = 2;
+        let held = verdict(&Outcome::Held(Why::Current), &memory(1..=5));
+        let history = status(&config, &held, Some(&memory(1..=5)), at(1)).unwrap().history;
+        assert_eq!(history.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [5, 4]);
+    }
+
+    #[test]
+    fn a_failure_names_layer_and_revision_and_a_long_list_does_not_hide_the_latter() {
+        let mut config = config();
+        config.spec.layers[0].secret_ref = serde_json::from_value(serde_json::json!({"name": "db"})).unwrap();
+        let source = SourceRef { kind: SourceKind::Secret, namespace: "shop".into(), name: "db".into() };
+        let verdict = failed(&config, "ReadRefused", Some(&source), &"get Secret shop/db: forbidden (403)");
+        let expected = "nothing is published yet: layer a: get Secret shop/db: forbidden (403); it is tried again";
+        assert_eq!(verdict.message, expected);
+        let problem = quorate_resolve::Problem {
+            kind: ProblemKind::SourceMissing,
+            layer: None,
+            file: None,
+            pointer: None,
+            reason: "x".repeat(MESSAGE_BYTES),
+        };
+        let message = invalid(&Problems(vec![problem]), "revision 4 stays").message;
+        assert!(shortened(&message, MESSAGE_BYTES).contains("revision 4 stays"));
     }
 
     #[test]

@@ -278,6 +278,16 @@ impl State {
         }
     }
 
+    /// A log entry was deleted.
+    pub fn entry_deleted(&self, key: &Key, revision: i64, uid: &str) {
+        let mut inner = self.lock();
+        if let Some(memory) = inner.heads.get_mut(key).and_then(|slot| slot.memory.as_mut())
+            && memory.log.get(&revision).is_some_and(|entry| entry.uid == uid)
+        {
+            memory.log.remove(&revision);
+        }
+    }
+
     /// Remembers what a config refers to. Call it before fetching, so that no event is missed.
     pub fn set_references(&self, key: &Key, references: BTreeSet<SourceRef>) {
         self.lock().set_references(key, references);
@@ -331,6 +341,14 @@ impl State {
     /// When the change was noticed that this run answers, if it is not a routine one.
     pub fn take_noticed(&self, key: &Key) -> Option<Instant> {
         self.lock().noticed.remove(key)
+    }
+
+    /// A run took it, but did not come to answer it.
+    pub fn put_back_noticed(&self, key: &Key, noticed: Instant) {
+        let mut inner = self.lock();
+        if inner.configs.contains_key(key) {
+            inner.noticed.insert(key.clone(), noticed);
+        }
     }
 
     /// How long to wait before the config's status may be written again; zero grants a write now.
