@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::{
     certificates::Authority,
-    process::{Process, is_kept},
+    process::{Process, is_detached},
     programs::http_get,
     wait::wait_for,
 };
@@ -32,7 +32,8 @@ pub struct Options {
     pub etcd_members: usize,
     /// API servers.
     pub api_servers: usize,
-    /// Whether there is a controller manager (garbage collection, service accounts).
+    /// Whether there is a controller manager (garbage collection, service accounts): the binaries
+    /// that `KUBEBUILDER_ASSETS` names may lack it; then the cluster goes without.
     pub controller_manager: bool,
     /// Whether etcd waits for the disk, as in production: for benchmarks.
     pub fsync: bool,
@@ -50,7 +51,7 @@ pub struct Cluster {
     pub etcd: Vec<Process>,
     /// The API servers.
     pub api_servers: Vec<Process>,
-    /// The controller manager.
+    /// The controller manager, if it was asked for and there is its binary.
     pub controller_manager: Option<Process>,
     etcd_urls: Vec<String>,
     folder: TempDir,
@@ -85,7 +86,7 @@ impl Cluster {
         fs::create_dir_all(&clusters)?;
         sweep(&clusters);
         let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-", if is_kept() { "kept".to_owned() } else { std::process::id().to_string() }))
+            .prefix(&format!("{}-", if is_detached() { "kept".to_owned() } else { std::process::id().to_string() }))
             .tempdir_in(&clusters)?;
         let authority = Authority::new(folder.path())?;
         authority.issue("apiserver", "kube-apiserver", None)?;
@@ -144,16 +145,6 @@ impl Cluster {
     #[must_use]
     pub fn kubectl_path(&self) -> PathBuf {
         self.binaries.join("kubectl")
-    }
-
-    /// Leaves the folder behind when dropped, for `make demo KEEP=1`.
-    pub fn keep_folder(&mut self) {
-        self.folder.disable_cleanup(true);
-    }
-
-    /// Every process of the cluster.
-    pub fn pids(&self) -> impl Iterator<Item = u32> {
-        self.etcd.iter().chain(&self.api_servers).chain(&self.controller_manager).map(Process::pid)
     }
 
     /// Kills the leader of etcd; the index of the member it was.
@@ -284,6 +275,11 @@ impl Cluster {
     }
 
     async fn start_controller_manager(&mut self) -> Result<()> {
+        let folder = self.binaries.display();
+        if !self.binaries.join("kube-controller-manager").exists() {
+            eprintln!("{folder} has no kube-controller-manager: going on without (nothing collects garbage)");
+            return Ok(());
+        }
         let port = free_ports(1)?[0];
         let file = |name: &str| self.folder().join(name).display().to_string();
         let kubeconfig = file("kcm.kubeconfig");

@@ -4,32 +4,38 @@
 //! one thread that lives as long as the process starts them all.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{OnceLock, mpsc},
     thread,
 };
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Whether what is started outlives this process: `make demo KEEP=1`.
-static KEEP: AtomicBool = AtomicBool::new(false);
+/// Where that is noted which may outlive this process: `make demo KEEP=1`.
+static NOTES: OnceLock<PathBuf> = OnceLock::new();
 
-/// From now on, what is started outlives this process, and what is dropped goes on; or no longer so.
-pub fn keep(keep: bool) {
-    KEEP.store(keep, Ordering::Relaxed);
+/// From now on, what is started may outlive this process: it does unless it is dropped. A line
+/// `PID PROGRAM` for each tells `make demo-stop`, however this process ends.
+pub fn detach(notes: PathBuf) {
+    // The first call decides.
+    let _ = NOTES.set(notes);
 }
 
-/// Whether [`keep`] was asked for.
+/// Whether [`detach`] was called.
 #[must_use]
-pub fn is_kept() -> bool {
-    KEEP.load(Ordering::Relaxed)
+pub fn is_detached() -> bool {
+    NOTES.get().is_some()
+}
+
+fn note(pid: u32, program: &Path) -> Result<()> {
+    let Some(notes) = NOTES.get() else { return Ok(()) };
+    let mut notes = File::options().create(true).append(true).open(notes)?;
+    writeln!(notes, "{pid} {}", fs::canonicalize(program)?.display())?;
+    Ok(())
 }
 
 type Start = Box<dyn FnOnce() + Send>;
@@ -58,7 +64,7 @@ impl Process {
     /// When it cannot be started.
     pub fn start(program: &Path, arguments: &[String], environment: &[(&str, String)], log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
-        let mut command = if is_kept() {
+        let mut command = if is_detached() {
             Command::new("setsid")
         } else {
             let mut command = Command::new("setpriv");
@@ -72,7 +78,9 @@ impl Process {
         let start: Start = Box::new(move || drop(sender.send(command.spawn())));
         starter().send(start).map_err(|_| anyhow::anyhow!("the starting thread has ended"))?;
         let child = receiver.recv()?.with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, log: log.to_owned() })
+        let process = Self { child, log: log.to_owned() };
+        note(process.pid(), program)?;
+        Ok(process)
     }
 
     /// Its process id.
@@ -103,13 +111,13 @@ impl Process {
     /// Its output so far.
     #[must_use]
     pub fn output(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Resident memory in MiB (`VmRSS`).
     #[must_use]
     pub fn resident_mib(&self) -> Option<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse::<f64>().ok().map(|kib| kib / 1024.0)
     }
@@ -117,8 +125,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !is_kept() {
-            self.kill();
-        }
+        self.kill();
     }
 }

@@ -4,13 +4,14 @@ use std::{
     fs,
     future::Future,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::{GroupVersionKind, TypeMeta},
     discovery::ApiResource,
 };
@@ -30,61 +31,77 @@ use tokio::time::Instant;
 const NAMESPACE: &str = "quorate-demo";
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let keep = std::env::var("KEEP").is_ok_and(|value| value == "1");
-    process::keep(keep);
-    let result = run(keep).await;
-    if let Err(error) = &result {
-        println!("\nFAILED: {error:#}");
+    let result = match std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
+        Some(_) if keep => Err(anyhow!("KEEP=1 is for the embedded control plane: unset KUBECONFIG")),
+        Some(path) => on_given_cluster(Path::new(&path)).await,
+        None => until_interrupted(on_own_cluster(keep)).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("\nFAILED: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Leaves nothing behind there but the CRDs.
+async fn on_given_cluster(kubeconfig: &Path) -> Result<()> {
+    println!("Using the cluster of KUBECONFIG={}", kubeconfig.display());
+    let client = cluster::client(kubeconfig).await?;
+    // From here on the namespace is this demo's own, to be deleted whatever happens.
+    create_namespace(&client).await?;
+    let folder = tempfile::tempdir()?;
+    let result = until_interrupted(show(kubeconfig, folder.path())).await.map(drop);
+    println!("\nDeleting namespace {NAMESPACE}");
+    let namespaces: Api<Namespace> = Api::all(client);
+    namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;
     result
 }
 
-async fn run(keep: bool) -> Result<()> {
-    let mut own = None;
-    let kubeconfig = if let Some(path) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
-        println!("Using the cluster of KUBECONFIG={}", path.display());
-        PathBuf::from(path)
-    } else {
-        println!("Starting etcd, kube-apiserver and kube-controller-manager on loopback");
-        let start = Instant::now();
-        let mut cluster = Cluster::with(Options { controller_manager: true, ..Options::default() }).await?;
-        println!("  ready after {:.1} s", start.elapsed().as_secs_f64());
-        if keep {
-            cluster.keep_folder();
-        }
-        let path = cluster.kubeconfig(0);
-        own = Some(cluster);
-        path
-    };
-    let folder = tempfile::tempdir()?;
-    let kept = own.as_ref().map(|cluster| cluster.folder().to_owned());
-    let target =
-        if keep { kept.clone().context("KEEP=1 is for the embedded control plane")? } else { folder.path().to_owned() };
-    let result = show(&kubeconfig, &target).await;
-    match (&result, own) {
-        (Ok(programs), Some(cluster)) if keep => {
-            let pids = cluster.pids().chain(programs.iter().map(|program| program.process.pid()));
-            let pids: Vec<String> = pids.map(|pid| pid.to_string()).collect();
-            fs::write(target.join("pids"), pids.join("\n") + "\n")?;
-            println!("\nLeft running. To look around:\n");
-            println!("  export KUBECONFIG={}", kubeconfig.display());
-            println!("  {} -n {NAMESPACE} get distributedconfigs,secrets,events", cluster.kubectl_path().display());
-            println!("  ls -la {}/pod-a/web\n", target.display());
-            println!("`make demo-stop` ends it.");
-        }
-        (_, cluster) => {
-            process::keep(false);
-            if cluster.is_none() {
-                let client = cluster::client(&kubeconfig).await?;
-                let namespaces: Api<Namespace> = Api::all(client);
-                println!("\nDeleting namespace {NAMESPACE}");
-                namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;
-            }
-            drop(cluster);
-        }
+/// On a control plane that ends with the demo, unless all went well and it is to be kept.
+async fn on_own_cluster(keep: bool) -> Result<()> {
+    if keep {
+        process::detach(root().join("target/demo.pids"));
     }
-    result.map(drop)
+    println!("Starting etcd, kube-apiserver and kube-controller-manager on loopback");
+    let start = Instant::now();
+    let cluster = Cluster::with(Options { controller_manager: true, ..Options::default() }).await?;
+    println!("  ready after {:.1} s", start.elapsed().as_secs_f64());
+    let (kubeconfig, folder) = (cluster.kubeconfig(0), cluster.folder());
+    create_namespace(&cluster.client().await?).await?;
+    let programs = show(&kubeconfig, folder).await?;
+    if keep {
+        println!("\nLeft running. To look around:\n");
+        println!("  export KUBECONFIG={}", kubeconfig.display());
+        println!("  {} -n {NAMESPACE} get distributedconfigs,secrets,events", cluster.kubectl_path().display());
+        println!("  ls -la {}/pod-a/web\n", folder.display());
+        println!("`make demo-stop` ends it.");
+        // What is dropped is ended and removed.
+        std::mem::forget((cluster, programs));
+    }
+    Ok(())
+}
+
+/// Ctrl-C is a failure: what was started is ended, what was made is removed.
+async fn until_interrupted<T>(demo: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = demo => result,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    }
+}
+
+async fn create_namespace(client: &Client) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+    match namespaces.create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            bail!("namespace {NAMESPACE} exists already, of an earlier demo perhaps: delete it, or wait for its end")
+        }
+        result => Ok(result.map(drop)?),
+    }
 }
 
 /// A config, its sources and the two directories.
@@ -96,13 +113,6 @@ struct Demo {
 async fn show(kubeconfig: &Path, target: &Path) -> Result<Vec<Program>> {
     let client = cluster::client(kubeconfig).await?;
     cluster::install_crds(&client).await?;
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-    ensure!(
-        namespaces.get_opt(NAMESPACE).await?.is_none(),
-        "namespace {NAMESPACE} exists already, of an earlier demo perhaps: delete it, or wait for its end"
-    );
-    namespaces.create(&kube::api::PostParams::default(), &namespace).await?;
     println!("Starting the operator and two sidecars");
     let mut programs =
         vec![programs::operator(kubeconfig, &["--namespace", NAMESPACE], &target.join("operator.log")).await?];
