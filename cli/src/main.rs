@@ -1,0 +1,3 @@
+//! `kubectl quorate`.
+
+fn main() {}
