@@ -10,13 +10,12 @@ use std::{
 
 /// See the module. Reading is done directly.
 pub trait Disk {
-    /// mkdir(2), then chmod(2) to 0755 whatever the umask.
+    /// mkdir(2).
     ///
     /// # Errors
     /// Those of the system; so for all methods.
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o755))
+        fs::create_dir(path)
     }
     /// open(2), exclusively, readable by nobody else yet.
     fn create(&self, path: &Path) -> io::Result<File> {
@@ -26,7 +25,7 @@ pub trait Disk {
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
     }
-    /// fchmod(2).
+    /// fchmod(2), of a file or directory.
     fn set_mode(&self, file: &File, mode: u32) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(mode))
     }
@@ -46,9 +45,9 @@ pub trait Disk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
-    /// unlink(2) and rmdir(2) of a whole tree.
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir_all(path)
+    /// rmdir(2).
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 }
 

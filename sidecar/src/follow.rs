@@ -7,23 +7,18 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, WatchEvent, WatchParams},
 };
-use quorate_crds::{head::Head, names};
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use quorate_crds::{Proposal, head::Head, names};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     Shared,
-    disk::RealDisk,
-    hooks::{self, Told},
-    publish::{Published, Publisher},
+    disk::Disk,
+    mirror::{Mirror, Unwritten, Verdict},
 };
 
 /// The API server ends a watch after this long. Seconds.
@@ -44,8 +39,8 @@ enum Interruption {
     Silent { name: String },
     #[error("reading Secret {name}: {why}")]
     Refused { name: String, why: String, category: &'static str },
-    #[error("revision {revision} is not published: {why}")]
-    Disk { revision: i64, why: String },
+    #[error("{0}")]
+    Disk(#[from] Unwritten),
 }
 
 impl Interruption {
@@ -53,46 +48,29 @@ impl Interruption {
         match self {
             Self::Silent { .. } => "timeout",
             Self::Refused { category, .. } => category,
-            Self::Disk { .. } => "disk",
+            Self::Disk(_) => "disk",
         }
     }
 }
 
 /// Follows one config.
-pub struct Follower {
+pub struct Follower<D> {
     shared: Arc<Shared>,
     config: String,
     secrets: Api<Secret>,
-    publisher: Arc<Publisher<RealDisk>>,
-    published: Option<Published>,
-    news: watch::Sender<Option<Published>>,
+    mirror: Mirror<D>,
 }
 
-impl Follower {
-    /// Looks at what is on disk already; a good set is ready at once.
-    pub fn new(shared: Arc<Shared>, client: Client, config: &str, news: watch::Sender<Option<Published>>) -> Self {
-        let publisher = Arc::new(Publisher::new(RealDisk, shared.options.directory.join(config)));
-        let published = publisher.current();
-        let mut follower = Self {
-            secrets: Api::namespaced(client, &shared.options.namespace),
-            shared,
-            config: config.to_owned(),
-            publisher,
-            published: None,
-            news,
-        };
-        if let Some(published) = published {
-            tracing::info!(config, revision = published.revision, "the files on disk are whole");
-            if let Err(error) = follower.publisher.tidy(&published, None) {
-                tracing::warn!(config, %error, "the directory is not tidy");
-            }
-            follower.show(published);
-        }
-        follower
+impl<D: Disk + Send + Sync + 'static> Follower<D> {
+    /// Of the config that `mirror` shows.
+    pub fn new(shared: Arc<Shared>, client: Client, config: &str, mirror: Mirror<D>) -> Self {
+        let secrets = Api::namespaced(client, &shared.options.namespace);
+        Self { shared, config: config.to_owned(), secrets, mirror }
     }
 
     /// Follows, for ever; with `--once` until the first publication.
     pub async fn run(mut self) {
+        self.mirror.begin().await;
         let mut wait = BACKOFF.0;
         loop {
             self.shared.health.turn(&self.config);
@@ -117,7 +95,7 @@ impl Follower {
 
     /// Whether `--once` was asked for and has come true.
     fn is_done(&self) -> bool {
-        self.shared.options.once && self.published.is_some()
+        self.shared.options.once && self.mirror.shown().is_some()
     }
 
     async fn round(&mut self) -> Result<(), Interruption> {
@@ -161,7 +139,7 @@ impl Follower {
             heard = Instant::now();
             match event {
                 Ok(WatchEvent::Added(secret) | WatchEvent::Modified(secret)) => {
-                    let older = revision_of(&secret) < self.published.as_ref().map(|p| p.revision);
+                    let older = revision_of(&secret) < self.mirror.shown().map(|shown| shown.revision);
                     if older {
                         // Only the quorum read that begins the next round is believed.
                         return Ok(());
@@ -237,46 +215,17 @@ impl Follower {
                 return Ok(());
             }
         };
-        let shown = self.published.as_ref().is_some_and(|p| p.revision == head.revision && p.hash == head.hash);
-        if shown {
-            self.shared.health.problem(&self.config, None);
-            return Ok(());
-        }
-        let revision = head.revision;
-        let disk = |why: String| Interruption::Disk { revision, why };
-        let decided_at = head.decided_at;
-        let publisher = Arc::clone(&self.publisher);
-        let staged = blocking(move || publisher.stage(&head)).await.map_err(disk)?;
-        let told = Told {
-            config: &self.config,
-            namespace: &self.shared.options.namespace,
-            revision,
-            hash: secret.annotations().get(names::HASH).map_or("", String::as_str),
-            changed: &[],
-            staged: Some(&staged.folder),
-        };
-        if let Err(why) = self.check(&told).await {
-            self.publisher.discard(&staged);
-            self.shared.metrics.error("check");
-            self.trouble(&format!("revision {revision} is refused by the check: {why}; the files stay as they are"));
-            return Ok(());
-        }
-        let publisher = Arc::clone(&self.publisher);
-        let before = publisher.shown();
-        let published = blocking(move || publisher.switch(staged)).await.map_err(disk)?;
-        let late = Timestamp::now().duration_since(decided_at).as_secs_f64().max(0.0);
-        self.shared.metrics.propagation.observe(late);
-        self.shared.metrics.publications.inc();
-        tracing::info!(config = self.config, revision, late_ms = late * 1e3, "published");
-        self.show(published.clone());
-        self.shared.health.problem(&self.config, None);
-        let publisher = Arc::clone(&self.publisher);
-        // Shown all the same; the next round's publication or start tidies.
-        if let Err(error) = blocking(move || publisher.tidy(&published, before.as_deref())).await {
-            self.shared.metrics.error("disk");
-            self.trouble(&format!("revision {revision} is published, but the directory is not tidy: {error}"));
-            self.published = None;
-            return Err(Interruption::Disk { revision, why: error });
+        let uid = secret.uid().unwrap_or_default();
+        let content = Proposal { uid, revision: head.revision, hash: head.hash.clone() };
+        self.mirror.keep(&[&content]).await;
+        match self.mirror.show(&content, &Arc::new(head)).await? {
+            Verdict::Accepted => drop(self.shared.health.problem(&self.config, None)),
+            Verdict::Refused(why) => {
+                let revision = content.revision;
+                self.trouble(&format!(
+                    "revision {revision} is refused by the check: {why}; the files stay as they are"
+                ));
+            }
         }
         Ok(())
     }
@@ -285,73 +234,8 @@ impl Follower {
         self.shared.metrics.error("head");
         self.trouble(&format!("Secret {} is no good head: {why}; the files stay as they are", self.name()));
     }
-
-    async fn check(&self, told: &Told<'_>) -> Result<(), String> {
-        let options = &self.shared.options;
-        if let Some(command) = &options.check_exec {
-            hooks::exec(command, told, options.hook_seconds).await?;
-        }
-        if let Some(uri) = &options.check_http {
-            hooks::post(uri, told, options.hook_seconds).await?;
-        }
-        Ok(())
-    }
-
-    fn show(&mut self, published: Published) {
-        self.shared.health.shown(&self.config, published.revision);
-        self.shared.metrics.shown(&self.config, published.revision);
-        self.published = Some(published.clone());
-        self.news.send_replace(Some(published));
-    }
 }
 
 fn revision_of(secret: &Secret) -> Option<i64> {
     secret.annotations().get(names::REVISION).and_then(|text| text.parse().ok())
-}
-
-/// Disk work, off the thread that serves everything else.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, crate::publish::PublishError> + Send + 'static,
-) -> Result<T, String> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Tells of each change of content after the first set. A change that comes while one is told of is
-/// told next; several become one.
-pub async fn notify(shared: Arc<Shared>, config: String, mut news: watch::Receiver<Option<Published>>) {
-    let mut told_of: Option<Published> = news.borrow_and_update().clone();
-    while news.changed().await.is_ok() {
-        let Some(new) = news.borrow_and_update().clone() else { continue };
-        let Some(old) = told_of.replace(new.clone()) else { continue };
-        if old.hash == new.hash {
-            continue;
-        }
-        let changed = hooks::changed(&old, &new);
-        let told = Told {
-            config: &config,
-            namespace: &shared.options.namespace,
-            revision: new.revision,
-            hash: &new.hash,
-            changed: &changed,
-            staged: None,
-        };
-        let (options, limit) = (&shared.options, shared.options.hook_seconds);
-        let mut results = Vec::new();
-        if let Some(uri) = &options.notify_http {
-            results.push(hooks::post(uri, &told, limit).await);
-        }
-        if let Some(to) = &options.notify_signal {
-            results.push(hooks::signal(to));
-        }
-        if let Some(command) = &options.notify_exec {
-            results.push(hooks::exec(command, &told, limit).await);
-        }
-        for why in results.into_iter().filter_map(Result::err) {
-            shared.metrics.error("notify");
-            tracing::warn!(config, revision = new.revision, "the application was not told: {why}");
-        }
-    }
 }

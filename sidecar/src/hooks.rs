@@ -1,12 +1,12 @@
 //! Checks before a set is shown, and notifications after.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Stdio, time::Duration};
 
 use http::{Request, Uri};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use rustix::process::{Pid, kill_process};
-use tokio::{net::TcpStream, process::Command, time::timeout};
+use tokio::{net::TcpStream, process::Command, task::spawn_blocking, time::timeout};
 
 use crate::{options::SignalTo, publish::Published};
 
@@ -22,7 +22,7 @@ pub struct Told<'a> {
     /// The content's hash.
     pub hash: &'a str,
     /// The paths whose content is other than before.
-    pub changed: &'a [String],
+    pub changed: &'a BTreeSet<String>,
     /// The folder of a set that is to be checked.
     pub staged: Option<&'a Path>,
 }
@@ -61,7 +61,9 @@ pub async fn post(uri: &Uri, told: &Told<'_>, limit: Duration) -> Result<(), Str
 async fn send(uri: &Uri, told: &Told<'_>) -> anyhow::Result<http::StatusCode> {
     anyhow::ensure!(uri.scheme_str() == Some("http"), "only http:// is possible");
     let authority = uri.authority().ok_or_else(|| anyhow::anyhow!("the address has no host"))?;
-    let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    // An IPv6 address has brackets in an address of HTTP, and none elsewhere.
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
     let body = serde_json::json!({
         "config": told.config, "namespace": told.namespace, "revision": told.revision, "hash": told.hash,
@@ -81,34 +83,39 @@ async fn send(uri: &Uri, told: &Told<'_>) -> anyhow::Result<http::StatusCode> {
 ///
 /// # Errors
 /// When there is none, or none may be signalled.
-pub fn signal(to: &SignalTo) -> Result<(), String> {
+pub async fn signal(to: SignalTo) -> Result<(), String> {
+    spawn_blocking(move || signal_all(&to)).await.map_err(|_| "the search for the program failed".to_owned())?
+}
+
+fn signal_all(to: &SignalTo) -> Result<(), String> {
     let pids = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.filter_map(|entry| {
         let entry = entry.ok()?;
         let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
         let name = fs::read_to_string(entry.path().join("comm")).ok()?;
         (name.trim_end() == to.program).then_some(pid)
     });
-    let mut found = false;
+    let (mut signalled, mut refused) = (0, None);
+    // One that may not be signalled (nginx's master may be root's) keeps nobody else from it.
     for pid in pids {
-        kill_process(pid, to.signal).map_err(|error| format!("{} cannot be signalled: {error}", to.program))?;
-        found = true;
+        match kill_process(pid, to.signal) {
+            Ok(()) => signalled += 1,
+            Err(error) => refused = Some(error),
+        }
     }
-    if found {
-        Ok(())
-    } else {
-        Err(format!("no process {} is seen: does the pod set shareProcessNamespace?", to.program))
+    match refused {
+        Some(error) if signalled == 0 => Err(format!("{} cannot be signalled: {error}", to.program)),
+        None if signalled == 0 => {
+            Err(format!("no process {} is seen: does the pod set shareProcessNamespace?", to.program))
+        }
+        _ => Ok(()),
     }
 }
 
 /// The paths that differ between two sets.
 #[must_use]
-pub fn changed(old: &Published, new: &Published) -> Vec<String> {
-    let differs = |a: &Published, b: &Published| -> Vec<String> {
+pub fn changed(old: &Published, new: &Published) -> BTreeSet<String> {
+    let differs = |a: &Published, b: &Published| -> BTreeSet<String> {
         a.files.iter().filter(|file| !b.files.contains(file)).map(|file| file.path.clone()).collect()
     };
-    let mut paths = differs(new, old);
-    paths.extend(differs(old, new));
-    paths.sort();
-    paths.dedup();
-    paths
+    &differs(new, old) | &differs(old, new)
 }

@@ -1,20 +1,29 @@
 //! Quorate's sidecar: `follow -> publish -> notify -> report`, and serve.
 
+pub mod backoff;
+pub mod clock;
 pub mod disk;
 pub mod follow;
 pub mod health;
 pub mod hooks;
 pub mod metrics;
+pub mod mirror;
+pub mod notify;
 pub mod options;
 pub mod publish;
 mod serve;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
+use disk::{Disk, RealDisk};
+use follow::Follower;
+use mirror::Mirror;
+use notify::Notifier;
 use options::Options;
+use publish::Publisher;
 
 /// What all parts of a running sidecar share.
 pub struct Shared {
@@ -24,6 +33,21 @@ pub struct Shared {
     pub metrics: metrics::Metrics,
     /// Whether it is well.
     pub health: health::Health,
+}
+
+impl Shared {
+    /// Of a sidecar that starts now.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let health = health::Health::new(&options.config);
+        Self { options, metrics: metrics::Metrics::default(), health }
+    }
+
+    /// What tells one sidecar's random choices for a config from all others'.
+    #[must_use]
+    pub fn seed(&self, config: &str) -> String {
+        format!("{}/{config}", self.options.pod_uid)
+    }
 }
 
 /// A client that obeys what every call obeys.
@@ -49,31 +73,44 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let health = health::Health::new(&options.config);
-    let shared = Arc::new(Shared { options, metrics: metrics::Metrics::default(), health });
+    let shared = Arc::new(Shared::new(options));
     let address = listener.local_addr()?;
     let (pod, uid) = (&shared.options.pod_name, &shared.options.pod_uid);
     tracing::info!(%address, pod, uid, configs = ?shared.options.config, "listening");
-    let mut followers = JoinSet::new();
-    let mut notifiers = JoinSet::new();
-    for config in &shared.options.config {
-        let (sender, receiver) = watch::channel(None);
-        let follower = follow::Follower::new(Arc::clone(&shared), client.clone(), config, sender);
-        notifiers.spawn(follow::notify(Arc::clone(&shared), config.clone(), receiver));
-        followers.spawn(follower.run());
+    let mut tasks = JoinSet::new();
+    // A config that is named twice has one directory all the same.
+    // A config that is named twice has one directory all the same.
+    for config in shared.options.config.iter().collect::<BTreeSet<_>>() {
+        start(&shared, client.clone(), config, RealDisk, &mut tasks);
     }
-    let all_followed = async {
-        while let Some(ended) = followers.join_next().await {
-            ended?;
+    let all_ended = async {
+        while let Some(ended) = tasks.join_next().await {
+            // Not the error itself: it has the text of the panic.
+            anyhow::ensure!(ended.is_ok(), "a part of the sidecar failed, which is a defect: it ends");
         }
-        anyhow::Ok(())
+        Ok(())
     };
     tokio::select! {
         served = async { axum::serve(listener, serve::routes(Arc::clone(&shared))).await } => Ok(served?),
-        ended = all_followed => ended,
+        ended = all_ended => ended,
         () = shutdown => {
             tracing::info!("ending");
             Ok(())
         }
     }
+}
+
+/// Starts all that one config needs, as tasks that end with it.
+pub fn start<D: Disk + Send + Sync + 'static>(
+    shared: &Arc<Shared>,
+    client: Client,
+    config: &str,
+    disk: D,
+    tasks: &mut JoinSet<()>,
+) {
+    let publisher = Arc::new(Publisher::new(disk, shared.options.directory.join(config)));
+    let (shown, news) = watch::channel(None);
+    let mirror = Mirror::new(Arc::clone(shared), config.to_owned(), Arc::clone(&publisher), shown);
+    tasks.spawn(Notifier { shared: Arc::clone(shared), config: config.to_owned(), publisher, news }.run());
+    tasks.spawn(Follower::new(Arc::clone(shared), client, config, mirror).run());
 }

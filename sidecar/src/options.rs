@@ -2,7 +2,9 @@
 // Doc comments here are the help text, where backticks would be noise.
 #![allow(clippy::doc_markdown)]
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{CommandFactory, FromArgMatches, builder::Resettable};
 
 /// Mirrors the heads of DistributedConfigs into files. Connects as KUBECONFIG says, or in-cluster.
 #[derive(clap::Parser, Clone, Debug)]
@@ -66,6 +68,20 @@ pub struct Options {
     /// How log lines are written.
     #[arg(long, env = "QUORATE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+impl Options {
+    /// Of this process. A variable that is set to nothing counts as not set: that is how pod templates
+    /// leave one out. Ends the process when they are not as they should be, or for --help.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let command = Self::command().mut_args(|arg| match arg.get_env().and_then(env::var_os) {
+            Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+            _ => arg,
+        });
+        let matches = command.get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// How log lines are written.

@@ -4,10 +4,11 @@
 //! DIR/web/config.yaml -> ..data/config.yaml      a link for each file or top folder
 //! DIR/web/..data      -> ..r7.0f3a9c21           switched by one rename(2)
 //! DIR/web/..r7.0f3a9c21/{config.yaml, ..manifest.json}
+//! DIR/web/..told      what is to be remembered beside the sets, each in a file
 //! ```
 //!
 //! After a crash at any point `..data` shows the whole old set or the whole new one, and the next
-//! publication or start clears away what was left behind.
+//! publication or start makes the missing links and clears away what was left behind.
 
 use std::{
     collections::BTreeSet,
@@ -18,8 +19,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use quorate_crds::head::{Head, ManifestFile, hex};
-use serde::{Deserialize, Serialize};
+use quorate_crds::{
+    Proposal,
+    head::{Head, ManifestFile, hex},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use crate::disk::Disk;
@@ -37,6 +41,14 @@ pub struct Published {
     pub hash: String,
     /// The files.
     pub files: Vec<ManifestFile>,
+}
+
+impl Published {
+    /// Whether it is this content.
+    #[must_use]
+    pub fn is(&self, content: &Proposal) -> bool {
+        self.revision == content.revision && self.hash == content.hash
+    }
 }
 
 /// Why a set could not be written.
@@ -65,7 +77,8 @@ pub enum PublishError {
 pub struct Staged {
     /// Its folder.
     pub folder: PathBuf,
-    published: Published,
+    /// What will be on disk.
+    pub published: Published,
 }
 
 /// Writes the sets of one config to one directory.
@@ -76,7 +89,7 @@ pub struct Publisher<D> {
 }
 
 impl<D: Disk> Publisher<D> {
-    /// Of `directory`, which is made when the first set is written.
+    /// Of `directory`, which is made when something is first written to it.
     pub const fn new(disk: D, directory: PathBuf) -> Self {
         Self { disk, directory }
     }
@@ -84,6 +97,19 @@ impl<D: Disk> Publisher<D> {
     /// Where the config's files are.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What a start begins with: the set that is shown, if it is whole, with its links made and
+    /// whatever a crash left behind cleared away.
+    ///
+    /// # Errors
+    /// [`PublishError`] when the links cannot be made: readers see no whole set then.
+    pub fn begin(&self) -> Result<Option<Published>, PublishError> {
+        let Some(published) = self.current() else { return Ok(None) };
+        self.link(&published)?;
+        // What cannot be cleared away now is cleared away by the next publication.
+        let _ = self.clean(&published, None);
+        Ok(Some(published))
     }
 
     /// The set that is shown, if every byte and mode is as its manifest says.
@@ -109,7 +135,7 @@ impl<D: Disk> Publisher<D> {
                 return Err(PublishError::Path(path.clone()));
             }
         }
-        fs::create_dir_all(&self.directory).map_err(failed("mkdir", &self.directory))?;
+        self.make_directory()?;
         self.check_links(head.bundle.files.keys().map(String::as_str))?;
         let digest = head.hash.trim_start_matches("sha256:");
         let name = format!("..r{}.{}", head.revision, digest.get(..8).unwrap_or(digest));
@@ -123,7 +149,7 @@ impl<D: Disk> Publisher<D> {
             Ok(()) => Ok(Staged { folder, published }),
             Err(error) => {
                 // The disk may be full: make room for others.
-                let _ = self.disk.remove_tree(&folder);
+                let _ = self.remove_tree(&folder);
                 Err(error)
             }
         }
@@ -131,7 +157,7 @@ impl<D: Disk> Publisher<D> {
 
     fn write_set(&self, folder: &Path, head: &Head, published: &Published) -> Result<(), PublishError> {
         if fs::symlink_metadata(folder).is_ok() {
-            self.disk.remove_tree(folder).map_err(failed("remove", folder))?;
+            self.remove_tree(folder)?;
         }
         let mut folders = BTreeSet::from([folder.to_owned()]);
         for path in head.bundle.files.keys() {
@@ -139,7 +165,7 @@ impl<D: Disk> Publisher<D> {
             folders.extend(below.map(|ancestor| folder.join(ancestor)));
         }
         for path in &folders {
-            self.disk.create_dir(path).map_err(failed("mkdir", path))?;
+            self.make_folder(path)?;
         }
         // Strings and numbers only: it cannot fail.
         let manifest = serde_json::to_vec(published).unwrap_or_default();
@@ -152,6 +178,32 @@ impl<D: Disk> Publisher<D> {
             self.disk.sync(file).map_err(failed("fsync", path))?;
         }
         folders.iter().try_for_each(|path| self.sync_folder(path))
+    }
+
+    /// The config's directory, and those above it. It gets its name after its mode, so that none with
+    /// the wrong mode is left behind.
+    fn make_directory(&self) -> Result<(), PublishError> {
+        if self.directory.exists() {
+            return Ok(());
+        }
+        let above = self.directory.parent().unwrap_or_else(|| Path::new(""));
+        let missing: Vec<&Path> =
+            above.ancestors().take_while(|path| *path != Path::new("") && !path.exists()).collect();
+        missing.into_iter().rev().try_for_each(|path| self.make_folder(path))?;
+        let name = self.directory.file_name().unwrap_or_else(|| OsStr::new("")).to_string_lossy();
+        let unnamed = above.join(format!("..{name}_tmp"));
+        if unnamed.exists() {
+            self.disk.remove_dir(&unnamed).map_err(failed("rmdir", &unnamed))?;
+        }
+        self.make_folder(&unnamed)?;
+        self.disk.rename(&unnamed, &self.directory).map_err(failed("rename", &self.directory))
+    }
+
+    /// A folder that everybody may read, whatever the umask.
+    fn make_folder(&self, path: &Path) -> Result<(), PublishError> {
+        self.disk.create_dir(path).map_err(failed("mkdir", path))?;
+        let folder = File::open(path).map_err(failed("open", path))?;
+        self.disk.set_mode(&folder, 0o755).map_err(failed("chmod", path))
     }
 
     fn write_file(&self, path: PathBuf, bytes: &[u8], mode: u32) -> Result<(PathBuf, File), PublishError> {
@@ -169,13 +221,14 @@ impl<D: Disk> Publisher<D> {
     /// Removes a staged set that is not to be shown.
     pub fn discard(&self, staged: &Staged) {
         // What stays is cleared away by the next publication.
-        let _ = self.disk.remove_tree(&staged.folder);
+        let _ = self.remove_tree(&staged.folder);
     }
 
-    /// Shows a staged set: the one rename that switches all files.
+    /// Shows a staged set: the one rename that switches all files, then the links of those that are
+    /// new.
     ///
     /// # Errors
-    /// [`PublishError`]; the set shown before stays.
+    /// [`PublishError`]; the set shown before stays, or the new one lacks links: [`Self::begin`] tells.
     pub fn switch(&self, staged: Staged) -> Result<Published, PublishError> {
         let (next, data) = (self.directory.join(DATA_NEXT), self.directory.join(DATA));
         let name = Path::new(staged.folder.file_name().unwrap_or_else(|| OsStr::new("")));
@@ -191,6 +244,7 @@ impl<D: Disk> Publisher<D> {
             self.discard(&staged);
             return Err(error);
         }
+        self.link(&staged.published)?;
         Ok(staged.published)
     }
 
@@ -199,20 +253,26 @@ impl<D: Disk> Publisher<D> {
         fs::read_link(self.directory.join(DATA)).ok()
     }
 
-    /// Makes the links of the shown set, and clears away all that is not part of it, except for
-    /// `spared`: a reader may just have resolved `..data` to the set before.
-    ///
-    /// # Errors
-    /// [`PublishError`]; the set is shown all the same, and it can be done again.
-    pub fn tidy(&self, published: &Published, spared: Option<&Path>) -> Result<(), PublishError> {
-        let wanted: BTreeSet<&OsStr> = published.files.iter().filter_map(|file| top(&file.path)).collect();
-        for name in &wanted {
+    /// Makes the links of a set that lack.
+    fn link(&self, published: &Published) -> Result<(), PublishError> {
+        for name in tops(&published.files) {
             let path = self.directory.join(name);
             if fs::symlink_metadata(&path).is_err() {
                 self.disk.link(&Path::new(DATA).join(name), &path).map_err(failed("symlink", &path))?;
             }
         }
+        Ok(())
+    }
+
+    /// Clears away all that is not part of the shown set, except for the folder `spared`: a
+    /// reader may just have resolved `..data` to the set before.
+    ///
+    /// # Errors
+    /// [`PublishError`]; the set is shown all the same, and it can be done again.
+    pub fn clean(&self, published: &Published, spared: Option<&Path>) -> Result<(), PublishError> {
+        let wanted = tops(&published.files);
         let shown = fs::read_link(self.directory.join(DATA)).map_err(failed("readlink", &self.directory.join(DATA)))?;
+        let stays = |name: &Path| name == shown || Some(name) == spared;
         let entries = fs::read_dir(&self.directory).map_err(failed("read", &self.directory))?;
         for entry in entries {
             let entry = entry.map_err(failed("read", &self.directory))?;
@@ -220,11 +280,46 @@ impl<D: Disk> Publisher<D> {
             let text = name.to_string_lossy();
             if text == DATA_NEXT || (is_our_link(&path) && !wanted.contains(name.as_os_str())) {
                 self.disk.remove(&path).map_err(failed("unlink", &path))?;
-            } else if text.starts_with("..r") && Path::new(&name) != shown && Some(Path::new(&name)) != spared {
-                self.disk.remove_tree(&path).map_err(failed("remove", &path))?;
+            } else if text.starts_with("..r") && !stays(Path::new(&name)) {
+                self.remove_tree(&path)?;
             }
         }
         self.sync_folder(&self.directory)
+    }
+
+    fn remove_tree(&self, folder: &Path) -> Result<(), PublishError> {
+        for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+            let entry = entry.map_err(failed("read", folder))?;
+            let path = entry.path();
+            if entry.file_type().map_err(failed("stat", &path))?.is_dir() {
+                self.remove_tree(&path)?;
+            } else {
+                self.disk.remove(&path).map_err(failed("unlink", &path))?;
+            }
+        }
+        self.disk.remove_dir(folder).map_err(failed("rmdir", folder))
+    }
+
+    /// Remembers something beside the sets, whole or not at all, under a name like `..told`.
+    ///
+    /// # Errors
+    /// [`PublishError`]; what was remembered before stays.
+    pub fn remember(&self, name: &str, what: &impl Serialize) -> Result<(), PublishError> {
+        self.make_directory()?;
+        let (path, next) = (self.directory.join(name), self.directory.join(format!("{name}_tmp")));
+        if next.exists() {
+            self.disk.remove(&next).map_err(failed("unlink", &next))?;
+        }
+        // Our own types only: it cannot fail.
+        let bytes = serde_json::to_vec(what).unwrap_or_default();
+        let (next, file) = self.write_file(next, &bytes, 0o444)?;
+        self.disk.sync(&file).map_err(failed("fsync", &next))?;
+        self.disk.rename(&next, &path).map_err(failed("rename", &path))
+    }
+
+    /// What was remembered under a name.
+    pub fn remembered<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.directory.join(name)).ok()?).ok()
     }
 
     /// Finds what would be in the way of a link, before anything is switched.
@@ -237,6 +332,11 @@ impl<D: Disk> Publisher<D> {
         }
         Ok(())
     }
+}
+
+/// The names of a set's links.
+fn tops(files: &[ManifestFile]) -> BTreeSet<&OsStr> {
+    files.iter().filter_map(|file| top(&file.path)).collect()
 }
 
 fn top(path: &str) -> Option<&OsStr> {

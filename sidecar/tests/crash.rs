@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::Path,
     process::{Command, Stdio},
 };
@@ -18,7 +18,10 @@ use quorate_sidecar::{
     disk::{Disk, RealDisk},
     publish::{PublishError, Publisher},
 };
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::{
+    fs::Mode,
+    process::{Signal, getpid, kill_process, umask},
+};
 
 /// Lets `steps` calls through; then ends the process, or fails every write as a full disk does.
 struct Faulty {
@@ -71,15 +74,18 @@ impl Disk for Faulty {
         self.step()?;
         RealDisk.rename(from, to)
     }
+    // A full disk can be removed from.
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        RealDisk.remove(path)
-    }
-    fn remove_tree(&self, path: &Path) -> io::Result<()> {
         if self.kills {
             self.step()?;
         }
-        RealDisk.remove_tree(path)
+        RealDisk.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        if self.kills {
+            self.step()?;
+        }
+        RealDisk.remove_dir(path)
     }
 }
 
@@ -103,9 +109,21 @@ fn head(revision: i64, files: &Files) -> Head {
     Head::next(None, revision, Bundle { files, provenance: Vec::new() }, Timestamp::UNIX_EPOCH)
 }
 
+/// What the sidecar does about a new head.
 fn publish<D: Disk>(publisher: &Publisher<D>, head: &Head) -> Result<(), PublishError> {
-    let published = publisher.switch(publisher.stage(head)?)?;
-    publisher.tidy(&published, None)
+    let staged = publisher.stage(head)?;
+    let before = publisher.shown();
+    let published = publisher.switch(staged)?;
+    publisher.clean(&published, before.as_deref())
+}
+
+/// What it does when it starts; the set before is spared until then.
+fn start(directory: &Path, head: &Head) {
+    let publisher = Publisher::new(RealDisk, directory.into());
+    if publisher.begin().unwrap().is_none_or(|published| published.revision != head.revision) {
+        publish(&publisher, head).unwrap();
+        publisher.begin().unwrap();
+    }
 }
 
 /// What a reader finds below a folder; dot-dot names are not the user's.
@@ -151,6 +169,7 @@ fn child() {
     let Some(directory) = std::env::var_os("QUORATE_CRASH_DIRECTORY") else { return };
     let steps = std::env::var("QUORATE_CRASH_STEPS").unwrap().parse().unwrap();
     let disk = Faulty { steps: Cell::new(steps), kills: true };
+    umask(Mode::from_raw_mode(0o077));
     if std::env::var_os("QUORATE_CRASH_IN_PLACE").is_some() {
         in_place(&disk, Path::new(&directory)).unwrap();
     } else {
@@ -187,21 +206,21 @@ fn crashes(directory: &Path, steps: usize, in_place: bool) -> bool {
 /// How often a publication was killed before it came through; `Err` is a mixed set.
 fn crash_everywhere(before: &Files, in_place: bool) -> Result<usize, String> {
     for steps in 0.. {
-        let directory = tempfile::tempdir().unwrap();
-        let directory = directory.path();
+        let above = tempfile::tempdir().unwrap();
+        // Neither the directory nor the one above it is there before the first set.
+        let directory = &above.path().join("configs/web");
         if !before.is_empty() {
             publish(&Publisher::new(RealDisk, directory.into()), &head(1, before)).unwrap();
         }
         let killed = crashes(directory, steps, in_place);
         one_whole_set(directory, before)?;
         if !in_place {
-            // What the sidecar does when it starts again.
-            let publisher = Publisher::new(RealDisk, directory.into());
-            match publisher.current() {
-                Some(published) if published.revision == 2 => publisher.tidy(&published, None).unwrap(),
-                _ => publish(&publisher, &head(2, &new())).unwrap(),
-            }
+            start(directory, &head(2, &new()));
             whole_and_tidy(directory);
+            // The killed process ran under an umask that hides what it makes.
+            for folder in [directory, &directory.join("..data/"), &directory.join("b")] {
+                assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o755, "{}", folder.display());
+            }
         }
         if !killed {
             return Ok(steps);
@@ -237,7 +256,7 @@ fn a_disk_that_is_full_at_any_step_keeps_the_old_set_until_there_is_room() {
         if let Err(error) = &result {
             assert!(error.to_string().contains("No space left on device"), "{error}");
         }
-        publish(&Publisher::new(RealDisk, directory.into()), &head(2, &new())).unwrap();
+        start(directory, &head(2, &new()));
         whole_and_tidy(directory);
         if result.is_ok() {
             return;
@@ -253,7 +272,7 @@ fn a_torn_or_changed_file_is_noticed_at_start() {
     assert_eq!(publisher.current().map(|p| p.revision), Some(2));
     fs::write(directory.path().join("..data/a.yaml"), "torn").unwrap();
     assert_eq!(publisher.current(), None);
-    publish(&publisher, &head(2, &new())).unwrap();
+    start(directory.path(), &head(2, &new()));
     whole_and_tidy(directory.path());
 }
 

@@ -4,9 +4,13 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    fs,
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,9 +26,14 @@ use quorate_crds::{
     DistributedConfig,
     head::{Bundle, BundleFile, Head},
 };
-use quorate_sidecar::{Shared, follow::Follower, health::Health, metrics::Metrics, options::Options};
+use quorate_sidecar::{
+    Shared,
+    disk::{Disk, RealDisk},
+    options::Options,
+    start,
+};
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::sleep};
+use tokio::{task::JoinSet, time::sleep};
 
 /// What the API server answers: lists in their order (the last again and again), and watches in
 /// theirs, which are silent when the script is out.
@@ -96,11 +105,19 @@ struct Scene {
     shared: Arc<Shared>,
     script: Arc<Mutex<Script>>,
     directory: tempfile::TempDir,
-    _news: watch::Receiver<Option<quorate_sidecar::publish::Published>>,
+    _tasks: JoinSet<()>,
 }
 
 impl Scene {
     fn start(lists: &[Result<Option<i64>, u16>], watches: Vec<Vec<Value>>) -> Self {
+        Self::on(RealDisk, lists, watches)
+    }
+
+    fn on(
+        disk: impl Disk + Send + Sync + 'static,
+        lists: &[Result<Option<i64>, u16>],
+        watches: Vec<Vec<Value>>,
+    ) -> Self {
         let script = Script { lists: lists.iter().copied().collect(), watches: watches.into(), listed: 0 };
         let script = Arc::new(Mutex::new(script));
         let scripted = Arc::clone(&script);
@@ -112,12 +129,10 @@ impl Scene {
         let path = directory.path().display().to_string();
         let words = ["quorate-sidecar", "--config", "web", "--namespace", "shop", "--directory", &path];
         let options = Options::parse_from(words);
-        let health = Health::new(&options.config);
-        let shared = Arc::new(Shared { options, metrics: Metrics::default(), health });
-        let (sender, news) = watch::channel(None);
-        let client = kube::Client::new(service, "shop");
-        tokio::spawn(Follower::new(Arc::clone(&shared), client, "web", sender).run());
-        Self { shared, script, directory, _news: news }
+        let shared = Arc::new(Shared::new(options));
+        let mut tasks = JoinSet::new();
+        start(&shared, kube::Client::new(service, "shop"), "web", disk, &mut tasks);
+        Self { shared, script, directory, _tasks: tasks }
     }
 
     fn path(&self) -> PathBuf {
@@ -193,4 +208,64 @@ async fn an_older_revision_is_believed_only_after_a_quorum_read() {
     // An etcd that was restored is another matter: the quorum read says so itself.
     scene.script.lock().unwrap().lists = [Ok(Some(1))].into();
     scene.shows(1).await;
+}
+
+/// A disk that is full until there is room.
+#[derive(Clone, Default)]
+struct FullDisk(Arc<AtomicBool>);
+
+impl FullDisk {
+    fn has_room(&self) -> io::Result<()> {
+        let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        if self.0.load(Ordering::Relaxed) { Ok(()) } else { Err(full) }
+    }
+}
+
+impl Disk for FullDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.has_room()?;
+        RealDisk.create(path)
+    }
+    fn link(&self, target: &Path, path: &Path) -> io::Result<()> {
+        self.has_room()?;
+        RealDisk.link(target, path)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_told_of_and_tried_again() {
+    let disk = FullDisk::default();
+    let scene = Scene::on(disk.clone(), &[Ok(Some(1))], vec![]);
+    scene.until("the reason", || scene.shared.health.missing().join("").contains("No space left")).await;
+    scene.listed(5).await;
+    disk.0.store(true, Ordering::Relaxed);
+    scene.shows(1).await;
+    assert!(scene.shared.health.missing().is_empty());
+}
+
+/// Links fail until there is room; the rename that shows the set does not.
+#[derive(Clone, Default)]
+struct Unlinkable(FullDisk);
+
+impl Disk for Unlinkable {
+    fn link(&self, target: &Path, path: &Path) -> io::Result<()> {
+        let is_switch = path.ends_with("..data_tmp");
+        if !is_switch {
+            self.0.has_room()?;
+        }
+        RealDisk.link(target, path)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_without_its_links_is_not_ready() {
+    let disk = Unlinkable::default();
+    let scene = Scene::on(disk.clone(), &[Ok(Some(1))], vec![]);
+    scene.until("the reason", || scene.shared.health.missing().join("").contains("symlink")).await;
+    assert!(scene.directory.path().join("web/..data/f").exists() && !scene.path().exists());
+    scene.listed(4).await;
+    assert_eq!(scene.shared.health.missing().len(), 1);
+    disk.0.0.store(true, Ordering::Relaxed);
+    scene.shows(1).await;
+    assert!(scene.shared.health.missing().is_empty());
 }

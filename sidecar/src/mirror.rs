@@ -1,0 +1,247 @@
+//! What one config's directory shows: stages a set, has it checked, switches to it, and remembers
+//! what was checked, so that the same content is not checked twice.
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use quorate_crds::{Proposal, head::Head};
+use tokio::{sync::watch, task::spawn_blocking};
+
+use crate::{
+    Shared,
+    disk::Disk,
+    hooks::{self, Told},
+    publish::{PublishError, Published, Publisher, Staged},
+};
+
+/// What came of checking content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It can be shown.
+    Accepted,
+    /// It must not be shown, and why.
+    Refused(String),
+}
+
+/// Content that cannot be written. That says nothing against the content.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("revision {} cannot be written: {why}", of.revision)]
+pub struct Unwritten {
+    /// The content.
+    pub of: Proposal,
+    /// Which call failed, on what, and why.
+    pub why: String,
+}
+
+/// See the module. Content is told apart by revision and hash; where it was read from is of no
+/// account here.
+pub struct Mirror<D> {
+    shared: Arc<Shared>,
+    config: String,
+    publisher: Arc<Publisher<D>>,
+    shown: Option<Published>,
+    staged: Option<Staged>,
+    verdicts: Vec<(Proposal, Verdict)>,
+    news: watch::Sender<Option<Published>>,
+}
+
+impl<D: Disk + Send + Sync + 'static> Mirror<D> {
+    /// Of a config; what is shown is sent to `news`.
+    pub const fn new(
+        shared: Arc<Shared>,
+        config: String,
+        publisher: Arc<Publisher<D>>,
+        news: watch::Sender<Option<Published>>,
+    ) -> Self {
+        Self { shared, config, publisher, shown: None, staged: None, verdicts: Vec::new(), news }
+    }
+
+    /// Looks at what is on disk already; a whole set is ready at once.
+    pub async fn begin(&mut self) {
+        let publisher = Arc::clone(&self.publisher);
+        match blocking(move || publisher.begin()).await {
+            Ok(Some(published)) => {
+                let (config, revision) = (&self.config, published.revision);
+                tracing::info!(config, revision, "the files on disk are whole");
+                self.set_shown(published);
+            }
+            Ok(None) => {}
+            // It is written anew, then.
+            Err(error) => tracing::warn!(config = self.config, "the files on disk are not whole: {error}"),
+        }
+    }
+
+    /// What is shown.
+    #[must_use]
+    pub const fn shown(&self) -> Option<&Published> {
+        self.shown.as_ref()
+    }
+
+    /// Whether this content is shown.
+    #[must_use]
+    pub fn shows(&self, content: &Proposal) -> bool {
+        self.shown.as_ref().is_some_and(|shown| shown.is(content))
+    }
+
+    /// Forgets all but this content: what is staged of other content is removed.
+    pub async fn keep(&mut self, content: &[&Proposal]) {
+        self.verdicts.retain(|(of, _)| content.iter().any(|kept| is_same(of, kept)));
+        if let Some(staged) = self.staged.take_if(|staged| !content.iter().any(|kept| staged.published.is(kept))) {
+            self.discard(staged).await;
+        }
+    }
+
+    /// What is known of content that was prepared; `None` when it must be prepared (again).
+    #[must_use]
+    pub fn verdict(&self, content: &Proposal) -> Option<Verdict> {
+        let (_, verdict) = self.verdicts.iter().find(|(of, _)| is_same(of, content))?;
+        let is_at_hand = self.shows(content) || self.staged.as_ref().is_some_and(|staged| staged.published.is(content));
+        (is_at_hand || *verdict != Verdict::Accepted).then(|| verdict.clone())
+    }
+
+    /// Stages content and checks it, as far as that was not done before.
+    ///
+    /// # Errors
+    /// [`Unwritten`]; what is shown stays.
+    pub async fn prepare(&mut self, content: &Proposal, head: &Arc<Head>) -> Result<Verdict, Unwritten> {
+        if let Some(verdict) = self.verdict(content) {
+            return Ok(verdict);
+        }
+        if let Some(other) = self.staged.take() {
+            self.discard(other).await;
+        }
+        let (publisher, set) = (Arc::clone(&self.publisher), Arc::clone(head));
+        let staged = blocking(move || publisher.stage(&set)).await.map_err(unwritten(content))?;
+        let was_accepted = self.verdicts.iter().any(|(of, _)| is_same(of, content));
+        if !was_accepted {
+            let verdict = self.check(content, &staged).await;
+            self.verdicts.push((content.clone(), verdict.clone()));
+            if verdict != Verdict::Accepted {
+                self.discard(staged).await;
+                return Ok(verdict);
+            }
+        }
+        self.staged = Some(staged);
+        Ok(Verdict::Accepted)
+    }
+
+    /// Shows content, unless it is shown already or the check refuses it.
+    ///
+    /// # Errors
+    /// [`Unwritten`].
+    pub async fn show(&mut self, content: &Proposal, head: &Arc<Head>) -> Result<Verdict, Unwritten> {
+        if self.shown.is_none() {
+            // A switch may have been cut short: perhaps only links lack.
+            self.begin().await;
+        }
+        if self.shows(content) {
+            return Ok(Verdict::Accepted);
+        }
+        let verdict = self.prepare(content, head).await?;
+        if verdict == Verdict::Accepted {
+            self.switch(content).await?;
+            let late = Timestamp::now().duration_since(head.decided_at).as_secs_f64().max(0.0);
+            self.shared.metrics.propagation.observe(late);
+            tracing::info!(config = self.config, revision = content.revision, late_ms = late * 1e3, "published");
+        }
+        Ok(verdict)
+    }
+
+    async fn check(&self, content: &Proposal, staged: &Staged) -> Verdict {
+        let options = &self.shared.options;
+        let told = Told {
+            config: &self.config,
+            namespace: &options.namespace,
+            revision: content.revision,
+            hash: &content.hash,
+            changed: &self.shown.as_ref().map(|shown| hooks::changed(shown, &staged.published)).unwrap_or_default(),
+            staged: Some(&staged.folder),
+        };
+        let checked = async {
+            if let Some(command) = &options.check_exec {
+                hooks::exec(command, &told, options.hook_seconds).await?;
+            }
+            if let Some(uri) = &options.check_http {
+                hooks::post(uri, &told, options.hook_seconds).await?;
+            }
+            Ok(())
+        };
+        // A check may take long, and so may two heads' checks in a row: the loop is not stuck.
+        self.shared.health.turn(&self.config);
+        let checked: Result<(), String> = checked.await;
+        self.shared.health.turn(&self.config);
+        match checked {
+            Ok(()) => Verdict::Accepted,
+            Err(why) => {
+                self.shared.metrics.error("check");
+                let revision = content.revision;
+                tracing::warn!(config = self.config, revision, "the check refuses it; the files stay: {why}");
+                Verdict::Refused(why)
+            }
+        }
+    }
+
+    /// Shows what is staged.
+    async fn switch(&mut self, content: &Proposal) -> Result<(), Unwritten> {
+        let Some(staged) = self.staged.take() else { return Ok(()) };
+        let publisher = Arc::clone(&self.publisher);
+        let switched = blocking(move || {
+            let before = publisher.shown();
+            publisher.switch(staged).map(|published| (before, published))
+        });
+        let (before, published) = match switched.await {
+            Ok(switched) => switched,
+            Err(error) => {
+                // The old set or the new one, or one that lacks links: only the disk can tell.
+                self.shown = None;
+                self.begin().await;
+                return Err(unwritten(content)(error));
+            }
+        };
+        self.shared.metrics.publications.inc();
+        self.set_shown(published.clone());
+        self.clean(published, before).await;
+        Ok(())
+    }
+
+    async fn clean(&self, published: Published, before: Option<PathBuf>) {
+        let publisher = Arc::clone(&self.publisher);
+        // The set is shown all the same; the next one cleans again.
+        if let Err(error) = blocking(move || publisher.clean(&published, before.as_deref())).await {
+            self.shared.metrics.error("disk");
+            tracing::warn!(config = self.config, "old files cannot be cleared away: {error}");
+        }
+    }
+
+    async fn discard(&self, staged: Staged) {
+        let publisher = Arc::clone(&self.publisher);
+        // What stays is cleared away by the next set that is shown.
+        let _ = spawn_blocking(move || publisher.discard(&staged)).await;
+    }
+
+    fn set_shown(&mut self, published: Published) {
+        self.shared.health.shown(&self.config, published.revision);
+        self.shared.metrics.shown(&self.config, published.revision);
+        self.shown = Some(published.clone());
+        self.news.send_replace(Some(published));
+    }
+}
+
+fn is_same(a: &Proposal, b: &Proposal) -> bool {
+    a.revision == b.revision && a.hash == b.hash
+}
+
+fn unwritten(content: &Proposal) -> impl FnOnce(String) -> Unwritten {
+    move |why| Unwritten { of: content.clone(), why }
+}
+
+/// Disk work, off the thread that serves everything else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
+) -> Result<T, String> {
+    match spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        // Not the text of a panic: it may hold what was worked on.
+        Err(_) => Err("it was cut short".into()),
+    }
+}
