@@ -10,13 +10,15 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use k8s_openapi::ByteString;
+use quorate_crds::names::REVISION;
 use quorate_tests::{
     Cluster,
     cluster::{Options, root},
     programs::{self, Program},
     wait::wait_for,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 /// One control plane and operator for all scenarios that do not break them; each has its own namespace.
@@ -64,12 +66,12 @@ impl<'a> Scene<'a> {
         self.kubectl_apply(&["-n", &self.namespace], yaml)
     }
 
-    fn kubectl_apply(&self, namespace: &[&str], yaml: &str) -> Result<(), String> {
+    fn kubectl_apply(&self, options: &[&str], yaml: &str) -> Result<(), String> {
         let mut child = Command::new(self.cluster.kubectl_path())
             .arg("--kubeconfig")
             .arg(self.cluster.kubeconfig(0))
-            .args(namespace)
             .args(["apply", "-f", "-"])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -85,7 +87,7 @@ impl<'a> Scene<'a> {
     }
 
     fn map(&self, name: &str, key: &str, text: &str) {
-        let map = serde_json::json!({
+        let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {key: text}
         });
         self.apply(&map.to_string());
@@ -124,7 +126,7 @@ impl<'a> Scene<'a> {
     async fn sidecar(&self, configs: &str, more: &[&str]) -> Program {
         let directory = self.directory.path().display().to_string();
         let arguments = ["--config", configs, "--namespace", &self.namespace, "--directory", &directory];
-        let log = self.directory.path().join(format!("sidecar-{configs}.log"));
+        let log = self.directory.path().join("sidecar.log");
         programs::sidecar(&self.cluster.kubeconfig(0), &[&arguments[..], more].concat(), &log).await.unwrap()
     }
 
@@ -201,48 +203,127 @@ async fn the_main_job() {
     assert!(metrics.contains("quorate_sidecar_publications_total 3"), "{metrics}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_input_is_refused_with_its_reason_and_the_last_good_files_stay() {
-    let scene = Scene::new(&shared().await.cluster);
+/// What goes wrong with a config that was good: `{layers: [{name: only, configMapRef: …}], files: [f.yaml, g.yaml]}`.
+enum Change {
+    /// Its ConfigMap has other bytes.
+    Source(Vec<u8>),
+    /// Its ConfigMap is deleted.
+    Gone,
+    /// These fields of its spec are others.
+    Spec(Value),
+}
+
+/// A name, what goes wrong, the reason of the Ready condition, and what its message says.
+type Bad = (&'static str, Change, &'static str, &'static [&'static str]);
+
+fn bad_input() -> Vec<Bad> {
+    let source = |text: &str| Change::Source(text.as_bytes().to_vec());
+    let rules = |rule: &str| Change::Spec(json!({"validation": {"rules": [{"rule": rule}]}}));
+    let schema = |schema: Value| Change::Spec(json!({"validation": {"schema": schema}}));
+    let files = |files: Value| Change::Spec(json!({"files": files}));
+    let template = |text: &str| files(json!([{"path": "f.yaml", "template": text}]));
     let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
     for n in 1..9 {
         bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","));
     }
-    let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+    let deep = format!("a: {}1{}", "[".repeat(500), "]".repeat(500));
     let big = format!("big: {}", "x".repeat(600_000));
-    let cases: &[(&str, &str, String, &str)] = &[
-        ("parse", "", "a: [".into(), "SourceInvalid"),
-        ("duplicate", "", "a: 1\na: 2".into(), "SourceInvalid"),
-        ("bomb", "", bomb, "SourceInvalid"),
-        ("deep", "", format!("a: {deep}"), "SourceInvalid"),
-        ("schema", "validation: {schema: {properties: {a: {type: string}}}}", "a: 1".into(), "ValidationFailed"),
-        ("rule", "validation: {rules: [{rule: self.a > 5}]}", "a: 1".into(), "ValidationFailed"),
-        ("big", "files: [{path: f.yaml}, {path: g.yaml}]", big, "TooLarge"),
-    ];
-    for (name, more, text, reason) in cases {
-        scene.map(name, "v.yaml", "a: {}");
-        let files = if more.contains("files") { "" } else { "files: [{path: f.yaml}]," };
-        let plain = format!(
-            "{{layers: [{{name: only, configMapRef: {{name: {name}, key: v.yaml}}}}], files: [{{path: f.yaml}}]}}"
-        );
-        scene.apply(&scene.config(name, &plain));
+    let doubling = format!("size([0]{}) > 0", ".map(x, [x, x])".repeat(30));
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    // Within the 255 characters that the CRD allows, but not within 255 bytes.
+    let long = format!("{}.yaml", "é".repeat(128));
+    let both = json!({"schema": {"properties": {"a": {"type": "string"}}}, "rules": [{"rule": "self.a > 5"}]});
+    vec![
+        ("parse", source("a: ["), "SourceInvalid", &["layer only", "ConfigMap", "YAML at line"]),
+        ("duplicate", source("a: 1\na: 2"), "SourceInvalid", &["layer only", "key \"a\" is there twice"]),
+        ("bomb", source(&bomb), "SourceInvalid", &["layer only"]),
+        ("deep", source(&deep), "SourceInvalid", &["layer only", "nested deeper"]),
+        ("bytes", Change::Source(b"a: \xff".to_vec()), "SourceInvalid", &["layer only", "\"v.yaml\"", "not UTF-8"]),
+        ("big", source(&big), "TooLarge", &["at most 1048576 fit", "the largest: f.yaml (6000"]),
+        ("gone", Change::Gone, "SourceMissing", &["layer only", "/gone does not exist"]),
+        (
+            "schema",
+            Change::Spec(json!({"validation": both})),
+            "ValidationFailed",
+            &["layer only, /a: 1 is not of type \"string\"", "/: rule 1: self.a > 5 is not true"],
+        ),
+        ("cel", rules(&doubling), "RuleInvalid", &["rule 1", "costs too much"]),
+        (
+            "regex",
+            schema(json!({"properties": {"a": {"pattern": "(((a{100}){100}){100}){100}"}}})),
+            "SchemaInvalid",
+            &[],
+        ),
+        ("circle", schema(json!({"$ref": "#"})), "SchemaInvalid", &["in a circle"]),
+        (
+            "undefined",
+            template("{{ server.port }}"),
+            "TemplateFailed",
+            &["file f.yaml: `server` is undefined in line 1"],
+        ),
+        ("endless", template(endless), "TemplateFailed", &["file f.yaml", "too much work"]),
+        (
+            "cycle",
+            Change::Spec(json!({"layers": [{"name": "only", "configRef": {"name": "cycle"}}]})),
+            "ReferenceCycle",
+            &["layer only", "/cycle -> "],
+        ),
+        ("long", files(json!([{"path": long}])), "PathInvalid", &["261 bytes"]),
+        (
+            "collision",
+            files(json!([{"path": "f.yaml"}, {"path": "f.yaml/g.yaml"}])),
+            "PathInvalid",
+            &["file f.yaml/g.yaml", "both a file and a directory"],
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_with_its_reason_and_the_last_good_files_stay() {
+    let scene = Scene::new(&shared().await.cluster);
+    let cases = bad_input();
+    let map = |name: &str, bytes: &[u8]| {
+        let bytes = ByteString(bytes.to_vec());
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "binaryData": {"v.yaml": bytes}})
+    };
+    let config = |name: &str, changed: &Value| {
+        let mut spec = json!({
+            "layers": [{"name": "only", "configMapRef": {"name": name, "key": "v.yaml"}}],
+            "files": [{"path": "f.yaml"}, {"path": "g.yaml"}],
+        });
+        spec.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+        let kind = "DistributedConfig";
+        json!({"apiVersion": "quorate.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+    };
+    // Server-side, since the big one does not fit into kubectl's annotation.
+    let apply = |items: Vec<Value>| {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        scene.kubectl_apply(&["-n", &scene.namespace, "--server-side"], &list.to_string()).unwrap();
+    };
+    let names: Vec<&str> = cases.iter().map(|case| case.0).collect();
+    let _sidecar = scene.sidecar(&names.join(","), &[]).await;
+    apply(names.iter().flat_map(|name| [map(name, b"a: 1"), config(name, &json!({}))]).collect());
+    for name in &names {
+        scene.file(&format!("{name}/g.yaml"), "a: 1\n").await;
         scene.reason(name, "Published").await;
-        let hash = scene.get("dcfg", name)["status"]["hash"].clone();
-        // The big one does not fit into an annotation of kubectl's.
-        let spec = format!("{{layers: [{{name: only, configMapRef: {{name: {name}, key: v.yaml}}}}], {files} {more}}}");
-        let file = scene.path("bad.yaml");
-        fs::write(&file, text).unwrap();
-        let from = format!("--from-file=v.yaml={}", file.display());
-        scene.kubectl(&["delete", "configmap", name]).unwrap();
-        scene.reason(name, "SourceMissing").await;
-        scene.apply(&scene.config(name, &spec));
-        scene.kubectl(&["create", "configmap", name, &from]).unwrap();
+    }
+    let changed = cases.iter().filter_map(|(name, change, ..)| match change {
+        Change::Source(bytes) => Some(map(name, bytes)),
+        Change::Spec(fields) => Some(config(name, fields)),
+        Change::Gone => None,
+    });
+    apply(changed.collect());
+    scene.kubectl(&["delete", "configmap", "gone"]).unwrap();
+    for (name, _, reason, told) in &cases {
         let message = scene.reason(name, reason).await;
-        assert!(message.contains("revision 1 stays"), "{name}: {message}");
-        if *reason == "SourceInvalid" {
-            assert!(message.contains("layer only"), "{name}: {message}");
+        for part in [&["revision 1 stays"], *told].concat() {
+            assert!(message.contains(part), "{name}: {part:?} is not in: {message}");
         }
-        assert_eq!(scene.get("dcfg", name)["status"]["hash"], hash, "{name}");
+        for file in ["f.yaml", "g.yaml"] {
+            let path = scene.path(&format!("{name}/{file}"));
+            assert_eq!(fs::read_to_string(path).unwrap(), "a: 1\n", "{name}/{file}");
+        }
+        assert_eq!(scene.get("secret", &format!("{name}.quorate"))["metadata"]["annotations"][REVISION], "1", "{name}");
     }
 }
 
@@ -256,6 +337,7 @@ async fn the_schema_refuses_what_it_can() {
         ("{layers: [{name: a, inline: {}}], files: [{path: /f.yaml}]}", "path must be relative"),
         ("{layers: [{name: a, inline: {}}], files: [{path: f.yaml}], revisionHistoryLimit: 0}", "revisionHistoryLimit"),
         ("{layers: [{name: a, inline: {}}, {name: a, inline: {}}], files: [{path: f.yaml}]}", "Duplicate value"),
+        ("{layers: [{name: a, inline: {}}], files: [{path: f.yaml}, {path: f.yaml}]}", "Duplicate value"),
     ];
     for (spec, reason) in refused {
         let error = scene.try_apply(&scene.config("bad", spec)).unwrap_err();
@@ -267,8 +349,13 @@ async fn the_schema_refuses_what_it_can() {
     fs::write(&file, scene.config("nulls", spec)).unwrap();
     scene.kubectl(&["create", "-f", &file.display().to_string()]).unwrap();
     scene.reason("nulls", "Published").await;
-    let _sidecar = scene.sidecar("nulls", &["--once"]).await;
-    scene.file("nulls/f.json", "{\n  \"b\": 2\n}\n").await;
+    let mut sidecar = scene.sidecar("nulls", &["--once"]).await;
+    let end = wait_for("--once to end", || {
+        let ended = sidecar.process.ended();
+        async move { ended.ok_or_else(|| "it runs".to_owned()) }
+    });
+    assert!(end.await.unwrap().success());
+    assert_eq!(fs::read_to_string(scene.path("nulls/f.json")).unwrap(), "{\n  \"b\": 2\n}\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,18 +525,20 @@ async fn a_killed_operator_neither_misses_nor_repeats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_outlive_the_api_server() {
-    let mut cluster = Cluster::with(Options { etcd_members: 3, ..Options::default() }).await.unwrap();
+    // Operator and kubectl use the first API server, the sidecar the second, which comes and goes.
+    let options = Options { etcd_members: 3, api_servers: 2, ..Options::default() };
+    let mut cluster = Cluster::with(options).await.unwrap();
     cluster.install_crds().await.unwrap();
     let log = cluster.folder().join("operator.log");
     let operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
     operator.ready().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    cluster.kill_api_server(0);
+    cluster.kill_api_server(1);
     // Away at start: it waits, and says so.
     let target = directory.path().display().to_string();
     let arguments = ["--config", "web", "--namespace", "default", "--directory", &target];
     let log = directory.path().join("sidecar.log");
-    let sidecar = programs::sidecar(&cluster.kubeconfig(0), &arguments, &log).await.unwrap();
+    let sidecar = programs::sidecar(&cluster.kubeconfig(1), &arguments, &log).await.unwrap();
     wait_for("the sidecar to say so", || async {
         let (_, body) = sidecar.get("/readyz").await.map_err(|e| e.to_string())?;
         if body.contains("cannot be reached") { Ok(()) } else { Err(body) }
@@ -457,7 +546,7 @@ async fn files_outlive_the_api_server() {
     .await
     .unwrap();
     assert_eq!(sidecar.get("/livez").await.unwrap().0, 200);
-    cluster.restart_api_server(0).await.unwrap();
+    cluster.restart_api_server(1).await.unwrap();
     let config = "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {name: web}\nspec: {layers: [{name: a, inline: {x: X}}], files: [{path: f.yaml}]}\n";
     let apply = |cluster: &Cluster, x: &str| {
         let file = directory.path().join("config.yaml");
@@ -474,10 +563,33 @@ async fn files_outlive_the_api_server() {
     };
     apply(&cluster, "1");
     shows("x: 1\n").await;
+    // Away later: it says so, lives, and the files stay.
+    let said = || sidecar.process.output().matches("cannot be reached").count();
+    let before = said();
+    cluster.kill_api_server(1);
+    wait_for("the sidecar to say so", || async {
+        if said() > before { Ok(()) } else { Err("it does not".to_owned()) }
+    })
+    .await
+    .unwrap();
+    apply(&cluster, "2");
+    wait_for("revision 2", || async {
+        let found = cluster.kubectl(&["get", "dcfg", "web", "-o", "jsonpath={.status.revision}"]);
+        if found.as_deref().is_ok_and(|revision| revision == "2") { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(fs::read_to_string(directory.path().join("web/f.yaml")).unwrap(), "x: 1\n");
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(sidecar.get(path).await.unwrap().0, 200, "{path}");
+    }
+    // Back: what was missed is caught up with.
+    cluster.restart_api_server(1).await.unwrap();
+    shows("x: 2\n").await;
     // The leader of etcd dies: a majority goes on.
     cluster.kill_etcd_leader().await.unwrap();
-    apply(&cluster, "2");
-    shows("x: 2\n").await;
+    apply(&cluster, "3");
+    shows("x: 3\n").await;
     assert_eq!(sidecar.get("/livez").await.unwrap().0, 200);
 }
 
