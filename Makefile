@@ -53,7 +53,9 @@ lint: ## formatting, clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-deny: ## licences and sources of all dependencies
-	@[ -x $(TOOLS)/cargo-deny ] || { echo "Installing cargo-deny into target/tools, once: some minutes" >&2; \
-	  $(CARGO) install --locked --quiet --root target/tools cargo-deny; }
-	$(TOOLS)/cargo-deny --offline check bans licenses sources
+deny: $(TOOLS)/cargo-deny ## licences and sources of all dependencies
+	$(TOOLS)/cargo-deny --locked --log-level error check bans licenses sources
+
+$(TOOLS)/cargo-deny:
+	@echo "Installing cargo-deny into target/tools, once: two or three minutes" >&2
+	@$(CARGO) install --locked --quiet --root target/tools cargo-deny@0.20.2

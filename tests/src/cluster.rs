@@ -125,6 +125,18 @@ impl Cluster {
         self.folder().join(format!("kubeconfig{api_server}"))
     }
 
+    /// A kubeconfig with the rights of a service account (`NAMESPACE:NAME`) and no others.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_of(&self, account: &str) -> Result<PathBuf> {
+        let text = fs::read_to_string(self.kubeconfig(0))?;
+        let user = format!("user: {{as: 'system:serviceaccount:{account}', ");
+        let path = self.folder().join(format!("kubeconfig-{}", account.replace(':', "-")));
+        fs::write(&path, text.replace("user: {", &user))?;
+        Ok(path)
+    }
+
     /// An administrator's client of the first API server.
     ///
     /// # Errors

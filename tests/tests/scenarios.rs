@@ -14,14 +14,15 @@ use k8s_openapi::ByteString;
 use quorate_crds::names::REVISION;
 use quorate_tests::{
     Cluster,
-    cluster::{Options, root},
+    cluster::{self, Options, root},
     programs::{self, Program},
     wait::wait_for,
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// One control plane and operator for all scenarios that do not break them; each has its own namespace.
+/// One control plane and operator for all scenarios that do not break them; each has its own namespace. The
+/// operator has the rights that `docs/examples/rbac-operator.yaml` gives, and no others.
 struct Shared {
     cluster: Cluster,
     _operator: Program,
@@ -35,7 +36,10 @@ async fn shared() -> &'static Shared {
             let cluster = Cluster::with(options).await.unwrap();
             cluster.install_crds().await.unwrap();
             let log = cluster.folder().join("operator.log");
-            let operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
+            let rights = root().join("docs/examples/rbac-operator.yaml").display().to_string();
+            cluster.kubectl(&["apply", "-f", &rights]).unwrap();
+            let kubeconfig = cluster.kubeconfig_of("quorate-system:quorate-operator").unwrap();
+            let operator = programs::operator(&kubeconfig, &[], &log).await.unwrap();
             operator.ready().await.unwrap();
             Shared { cluster, _operator: operator }
         })
@@ -124,10 +128,14 @@ impl<'a> Scene<'a> {
     }
 
     async fn sidecar(&self, configs: &str, more: &[&str]) -> Program {
+        self.sidecar_as(&self.cluster.kubeconfig(0), configs, more).await
+    }
+
+    async fn sidecar_as(&self, kubeconfig: &Path, configs: &str, more: &[&str]) -> Program {
         let directory = self.directory.path().display().to_string();
         let arguments = ["--config", configs, "--namespace", &self.namespace, "--directory", &directory];
         let log = self.directory.path().join("sidecar.log");
-        programs::sidecar(&self.cluster.kubeconfig(0), &[&arguments[..], more].concat(), &log).await.unwrap()
+        programs::sidecar(kubeconfig, &[&arguments[..], more].concat(), &log).await.unwrap()
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -149,17 +157,29 @@ fn condition(config: &Value, type_: &str) -> Value {
     conditions.into_iter().find(|c| c["type"] == type_).unwrap_or_default()
 }
 
+fn example(name: &str) -> String {
+    fs::read_to_string(root().join("docs/examples").join(name)).unwrap()
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn the_readme_shows_what_is_tested() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains(&format!("```yaml\n{}```", example("first.yaml"))), "README.md differs from first.yaml");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job() {
     let scene = Scene::new(&shared().await.cluster);
-    let sidecar = scene.sidecar("web", &[]).await;
+    scene.apply(&example("rbac-sidecar.yaml"));
+    let account = scene.cluster.kubeconfig_of(&format!("{}:web", scene.namespace)).unwrap();
+    let sidecar = scene.sidecar_as(&account, "web", &[]).await;
     let (code, why) = sidecar.get("/readyz").await.unwrap();
     assert!(code == 503 && why.contains("web"), "{why}");
-    scene.apply(&fs::read_to_string(root().join("docs/examples/first.yaml")).unwrap());
+    scene.apply(&example("first.yaml"));
     scene.file("web/nginx.conf", "listen 0.0.0.0:8443;\n").await;
     sidecar.ready().await.unwrap();
     assert_eq!(fs::read_to_string(scene.path("web/app/config.yaml")).unwrap(), "host: 0.0.0.0\nport: 8443\n");
@@ -167,6 +187,11 @@ async fn the_main_job() {
     assert!(env.contains("correct-horse") && env.contains("PASSWORD"), "{env}");
     assert_eq!((mode(&scene.path("web/nginx.conf")), mode(&scene.path("web/db.env"))), (0o444, 0o440));
     scene.reason("web", "Published").await;
+
+    // The sidecar needs no more than its head.
+    let (kubectl, arguments) = (scene.cluster.kubectl_path(), ["-n", &scene.namespace, "get", "secret", "web-db"]);
+    let refused = cluster::kubectl(&kubectl, &account, &arguments).unwrap_err().to_string();
+    assert!(refused.contains("forbidden"), "{refused}");
 
     // A changed layer becomes new files.
     scene.map("web-eu", "values.yaml", "server: {port: 9443}");
@@ -402,8 +427,8 @@ async fn a_deleted_or_changed_head_comes_back_above_every_revision_and_files_sta
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_of_another_namespace_needs_consent() {
     let scene = Scene::new(&shared().await.cluster);
-    let example = fs::read_to_string(root().join("docs/examples/shared-defaults.yaml")).unwrap();
-    scene.kubectl_apply(&[], &example.replace("namespace: infra", &format!("namespace: {}", scene.namespace))).unwrap();
+    let configs = example("shared-defaults.yaml");
+    scene.kubectl_apply(&[], &configs.replace("namespace: infra", &format!("namespace: {}", scene.namespace))).unwrap();
     let get = |name: &str| -> Value {
         let text = scene.cluster.kubectl(&["-n", "shop", "get", "dcfg", name, "-o", "json"]).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
