@@ -38,6 +38,15 @@ pub struct DistributedConfigStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateStatus>,
 
+    /// The revision that was refused last, while it is remembered: its content is not proposed again
+    /// by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<i64>,
+
+    /// The last candidate that made way for newer content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<i64>,
+
     /// What the pods say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<PodCounts>,

@@ -2,20 +2,25 @@
 
 use std::{collections::btree_map::Entry, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
-use kube::{Api, Client, ResourceExt, api::PostParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
 use quorate_crds::{
     DistributedConfig,
     head::{Bundle, Head},
+    names,
 };
 
 use crate::{
     Key,
     api::{ApiError, call},
-    decide::{Action, Observed, Refusal, Restore, Stored, Version, Why, surplus},
+    candidate,
+    decide::{Action, CandidateSlot, Observed, Refusal, Restore, Stored, Version, Why, head_after, surplus},
     dereference::{digest, observe},
     log::{self, LogError},
+    rollout::{Facts, facts::electorate},
     state::{HeadMemory, State},
 };
 
@@ -25,7 +30,7 @@ const ATTEMPTS: u32 = 4;
 /// What came of an action.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Pods read what they should.
+    /// Pods read what they should, or are on their way there.
     Held(Why),
     /// A new revision was written.
     Published {
@@ -34,6 +39,8 @@ pub enum Outcome {
         /// What was wrong with the head before, if it was damaged.
         repaired: Option<String>,
     },
+    /// A step on the way: there is more to do at once.
+    Moved,
     /// Nothing was written.
     Refused(Refusal),
 }
@@ -60,55 +67,61 @@ pub enum ApplyError {
 /// Old log entries stay: [`prune`] drops them when their events are written.
 ///
 /// # Errors
-/// [`ApplyError`]; the head is then read again before the next decision.
+/// [`ApplyError`]; head and candidate are then read again before the next decision.
 pub async fn apply(
     client: &Client,
     state: &State,
     config: &DistributedConfig,
     memory: HeadMemory,
     action: Action,
+    facts: &Facts,
     head_written: impl FnOnce(),
 ) -> Result<(HeadMemory, Outcome), ApplyError> {
     let repaired = match &memory.observed {
         Observed::Damaged { reason, .. } => Some(reason.clone()),
         _ => None,
     };
-    let (head, outcome) = match action {
-        Action::Hold(why) => return Ok((memory, Outcome::Held(why))),
-        Action::Refuse(refusal) => return Ok((memory, Outcome::Refused(refusal))),
-        Action::Explain(bundle) => match &memory.observed {
-            Observed::Ours(same) => (Head { bundle, ..same.head.clone() }, Outcome::Held(Why::Current)),
-            _ => return Err(ApplyError::Conflict),
-        },
-        Action::Publish(bundle) => {
-            (next(client, config, &memory, bundle).await?, Outcome::Published { restored: None, repaired })
+    let (content, outcome) = match &action {
+        Action::Hold(why) => return Ok((memory, Outcome::Held(*why))),
+        Action::Refuse(refusal) => return Ok((memory, Outcome::Refused(refusal.clone()))),
+        // What was listed by quorum was not enough: the caller lists first.
+        Action::Look => return Ok((memory, Outcome::Moved)),
+        Action::Propose(bundle) => return propose(client, state, config, memory, bundle.clone(), facts).await,
+        Action::Discard(version) => return discard(client, state, config, memory, version).await,
+        Action::Explain(_) => (None, Outcome::Held(Why::Current)),
+        Action::Instruct(_) => (None, Outcome::Moved),
+        Action::Publish(_) => (None, Outcome::Published { restored: None, repaired }),
+        Action::Accept => {
+            (Some(accepted(client, config, &memory).await?), Outcome::Published { restored: None, repaired: None })
         }
-        Action::Restore { revision, because } => {
-            match (old(client, config, &memory, revision, &because).await?, because) {
-                (Some((revision, bundle)), because) => {
-                    let head = Head { restored: Some(revision), ..next(client, config, &memory, bundle).await? };
-                    (head, Outcome::Published { restored: Some(because), repaired })
-                }
-                (None, Restore::Pinned) => {
-                    let available = memory.log.keys().copied().filter(|r| *r != revision).collect();
-                    return Ok((memory, Outcome::Refused(Refusal::PinGone { revision, available })));
-                }
-                (None, Restore::LastGood(problems)) => {
-                    return Ok((memory, Outcome::Refused(Refusal::Invalid(problems))));
-                }
+        Action::Restore { revision, because } => match old(client, config, &memory, *revision, because).await? {
+            Some((revision, bundle)) => {
+                let action = Action::Restore { revision, because: because.clone() };
+                let outcome = Outcome::Published { restored: Some(because.clone()), repaired };
+                let head = next(client, config, &memory, &action, Some(bundle), facts).await?;
+                let memory = write(client, state, config, memory, head, head_written).await?;
+                return Ok((memory, outcome));
             }
-        }
+            None => return Ok((memory.clone(), Outcome::Refused(nothing_old(&memory, *revision, because)))),
+        },
     };
-    let memory = write(client, state, config, memory, head, head_written).await?;
+    let head = next(client, config, &memory, &action, content, facts).await?;
+    let memory = if matches!(action, Action::Instruct(_)) {
+        instruct(client, state, config, memory, head).await?
+    } else {
+        write(client, state, config, memory, head, head_written).await?
+    };
     Ok((memory, outcome))
 }
 
-/// The next revision. Without a head to follow, it continues the chain of the log.
+/// The head that the action makes. Without a head to follow, it continues the chain of the log.
 async fn next(
     client: &Client,
     config: &DistributedConfig,
     memory: &HeadMemory,
-    bundle: Bundle,
+    action: &Action,
+    content: Option<Bundle>,
+    facts: &Facts,
 ) -> Result<Head, ApplyError> {
     let logged = match (&memory.observed, memory.log.last_key_value()) {
         (Observed::Absent | Observed::Damaged { .. }, Some((&revision, _))) => {
@@ -116,14 +129,15 @@ async fn next(
         }
         _ => None,
     };
-    let previous = match &memory.observed {
+    let before = match &memory.observed {
         Observed::Ours(stored) => Some(&stored.head),
         _ => logged.as_ref(),
     };
-    Ok(Head::next(previous, memory.highest.saturating_add(1), bundle, Timestamp::now()))
+    head_after(&config.spec, before, memory.highest, action, content, facts).ok_or(ApplyError::Conflict)
 }
 
-/// The content to publish again, and its revision: the pinned, or else the newest that verifies.
+/// The content to publish again, and its revision: the one that is asked for, or without a head the
+/// newest that verifies.
 async fn old(
     client: &Client,
     config: &DistributedConfig,
@@ -132,8 +146,10 @@ async fn old(
     because: &Restore,
 ) -> Result<Option<(i64, Bundle)>, ApplyError> {
     let revisions: Vec<i64> = match because {
-        Restore::Pinned => vec![newest],
-        Restore::LastGood(_) => memory.log.range(..=newest).rev().map(|(revision, _)| *revision).collect(),
+        Restore::Pinned | Restore::Refused(_) => vec![newest],
+        Restore::LastGood(_) | Restore::HeadLost => {
+            memory.log.range(..=newest).rev().map(|(revision, _)| *revision).collect()
+        }
     };
     for revision in revisions {
         if let Some(head) = log::read(client, config, revision).await.map_err(ApplyError::Read)? {
@@ -141,6 +157,141 @@ async fn old(
         }
     }
     Ok(None)
+}
+
+/// Why no old content can be published again.
+fn nothing_old(memory: &HeadMemory, revision: i64, because: &Restore) -> Refusal {
+    match because {
+        Restore::LastGood(problems) => Refusal::Invalid(problems.clone()),
+        Restore::Refused(reason) => Refusal::NoReturn(reason.clone()),
+        Restore::Pinned | Restore::HeadLost => {
+            let available = memory.log.keys().copied().filter(|r| *r != revision).collect();
+            Refusal::PinGone { revision, available }
+        }
+    }
+}
+
+/// The candidate's content, read and verified once more right before the head becomes it.
+async fn accepted(client: &Client, config: &DistributedConfig, memory: &HeadMemory) -> Result<Bundle, ApplyError> {
+    let Observed::Ours(stored) = &memory.observed else { return Err(ApplyError::Conflict) };
+    let Some(instruction) = &stored.head.standing.rollout else { return Err(ApplyError::Conflict) };
+    let there = candidate::read(client, config).await.map_err(ApplyError::Read)?;
+    let same = there.uid().as_deref() == Some(instruction.proposal.uid.as_str());
+    match Head::from_secret(&there) {
+        Ok(head) if same && head.hash == instruction.proposal.hash => Ok(head.bundle),
+        _ => Err(ApplyError::Conflict),
+    }
+}
+
+async fn propose(
+    client: &Client,
+    state: &State,
+    config: &DistributedConfig,
+    mut memory: HeadMemory,
+    bundle: Bundle,
+    facts: &Facts,
+) -> Result<(HeadMemory, Outcome), ApplyError> {
+    let Observed::Ours(stored) = &memory.observed else { return Err(ApplyError::Conflict) };
+    let highest = memory.highest.max(stored.head.standing.highest).saturating_add(1);
+    let mut head = Head::next(Some(&stored.head), highest, bundle, facts.now);
+    head.changed_by = facts.changed_by.clone();
+    head.lamport = facts.lamport(stored.head.lamport);
+    let key = Key::of(config);
+    state.begin_write(&key);
+    match candidate::create(client, config, &head, &electorate(&facts.pods)).await {
+        Ok(slot) => memory.candidate = slot,
+        Err(error) => {
+            state.end_write(&key, None);
+            return Err(if error.code() == Some(409) { ApplyError::Conflict } else { error.into() });
+        }
+    }
+    state.end_write(&key, Some(memory.clone()));
+    Ok((memory, Outcome::Moved))
+}
+
+async fn discard(
+    client: &Client,
+    state: &State,
+    config: &DistributedConfig,
+    mut memory: HeadMemory,
+    version: &Version,
+) -> Result<(HeadMemory, Outcome), ApplyError> {
+    let key = Key::of(config);
+    state.begin_write(&key);
+    if let Err(error) = candidate::delete(client, config, version).await {
+        state.end_write(&key, None);
+        return Err(error.into());
+    }
+    memory.candidate = CandidateSlot::Absent;
+    state.end_write(&key, Some(memory.clone()));
+    Ok((memory, Outcome::Moved))
+}
+
+/// Changes what the head says beside its content: a merge patch that carries uid and resourceVersion, so
+/// that it is a compare-and-swap without the content.
+async fn instruct(
+    client: &Client,
+    state: &State,
+    config: &DistributedConfig,
+    mut memory: HeadMemory,
+    head: Head,
+) -> Result<HeadMemory, ApplyError> {
+    let Observed::Ours(stored) = &memory.observed else { return Err(ApplyError::Conflict) };
+    let key = Key::of(config);
+    let name = names::head_name(&key.name);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
+    let patch = Patch::Merge(serde_json::json!({"metadata": {
+        "uid": stored.version.uid, "resourceVersion": stored.version.resource_version,
+        "annotations": head.standing_annotations(),
+    }}));
+    state.begin_write(&key);
+    let mut attempt = 0;
+    let result = loop {
+        attempt += 1;
+        let params = PatchParams::default();
+        let patched = call(
+            || format!("annotate Secret {}/{name}", key.namespace),
+            secrets.patch_metadata(&name, &params, &patch),
+        );
+        match patched.await {
+            Ok(written) => break Ok(written.resource_version().unwrap_or_default()),
+            Err(error) if error.code() == Some(409) => {
+                // If it was this one that landed, the annotations are there.
+                let there = call(|| format!("get Secret {}/{name}", key.namespace), secrets.get_metadata(&name)).await;
+                break match there {
+                    Ok(there)
+                        if head.standing_annotations().iter().all(|(k, v)| there.annotations().get(k) == Some(v)) =>
+                    {
+                        Ok(there.resource_version().unwrap_or_default())
+                    }
+                    Ok(_) => Err(ApplyError::Conflict),
+                    Err(error) => Err(error.into()),
+                };
+            }
+            Err(error) if error.code() == Some(404) => break Err(ApplyError::Conflict),
+            Err(error) if error.is_refusal() || attempt == ATTEMPTS => break Err(error.into()),
+            Err(error) => pause(&key, attempt, &error).await,
+        }
+    };
+    match result {
+        Ok(resource_version) => {
+            let version = Version { resource_version, ..stored.version.clone() };
+            memory.highest = memory.highest.max(head.standing.highest);
+            memory.observed = Observed::Ours(Stored { version, head, provenance: stored.provenance });
+            state.end_write(&key, Some(memory.clone()));
+            Ok(memory)
+        }
+        Err(error) => {
+            state.end_write(&key, None);
+            Err(error)
+        }
+    }
+}
+
+/// Before a write whose result is unknown is sent again.
+async fn pause(key: &Key, attempt: u32, error: &ApiError) {
+    tracing::warn!(config = %key, attempt, %error, "the write's result is unknown: sending the same again");
+    tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
 }
 
 /// Writes the head, then its log entry.
@@ -242,10 +393,7 @@ async fn swap(
             }
             Err(error) if error.code() == Some(404) && base.is_some() => return Err(ApplyError::Conflict),
             Err(error) if error.is_refusal() || attempt == ATTEMPTS => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(config = %key, attempt, %error, "the write's result is unknown: sending the same again");
-                tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
-            }
+            Err(error) => pause(&key, attempt, &error).await,
         }
     }
 }

@@ -3,17 +3,23 @@
 //! This is the one place that says which content pods should read. It is asked again after every
 //! change and every restart, and its answer depends on nothing but its arguments.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::Timestamp;
 use quorate_crds::{
-    DistributedConfigSpec,
+    DistributedConfigSpec, Instruction, Proposal, Refused, Rollout, Standing, Strategy,
     head::{Bundle, Head},
 };
 use quorate_resolve::Problems;
 
+use crate::rollout::{self, Facts, Progress, Verdict};
+
 /// The head's object, as last read or written.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the largest")]
 pub enum Observed {
     /// There is none.
     Absent,
@@ -73,8 +79,59 @@ pub struct LogEntry {
 /// The revisions that can be gone back to.
 pub type Log = BTreeMap<i64, LogEntry>;
 
+/// A candidate's Secret.
+#[derive(Clone, Debug)]
+pub enum CandidateSlot {
+    /// There is none.
+    Absent,
+    /// It is this config's.
+    Ours {
+        /// Its version.
+        version: Version,
+        /// Numbers and hashes; the bundle is empty.
+        head: Box<Head>,
+        /// The pods that were ready when it was made.
+        electorate: BTreeSet<String>,
+    },
+    /// It is this config's, but its content does not verify.
+    Damaged(Version),
+    /// It is somebody else's. Never overwritten.
+    Foreign {
+        /// What it is.
+        what: String,
+    },
+}
+
+/// What the layers give.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The files.
+    pub bundle: Bundle,
+    /// Their hash.
+    pub hash: String,
+    /// SHA-256 of the provenance.
+    pub provenance: [u8; 32],
+}
+
+/// All that a decision depends on.
+#[derive(Clone, Debug)]
+pub struct Situation<'a> {
+    /// What the user asks for.
+    pub spec: &'a DistributedConfigSpec,
+    /// The head.
+    pub observed: &'a Observed,
+    /// The candidate.
+    pub candidate: &'a CandidateSlot,
+    /// The revisions that can be gone back to.
+    pub log: &'a Log,
+    /// What the layers give, or why they give nothing.
+    pub wanted: Result<Wanted, Problems>,
+    /// What pods, gates, people and the clock say.
+    pub facts: &'a Facts,
+}
+
 /// What to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// Pods read what they should.
     Hold(Why),
@@ -89,8 +146,35 @@ pub enum Action {
         /// Why.
         because: Restore,
     },
+    /// Store this as the candidate.
+    Propose(Bundle),
+    /// Say this beside the head's content: what the pods are asked, what was refused.
+    Instruct(Box<Standing>),
+    /// Make the candidate the next revision.
+    Accept,
+    /// Delete the candidate: nothing names it.
+    Discard(Version),
+    /// List pods and what they say by quorum, and decide again.
+    Look,
     /// Leave all as it is, and say why.
     Refuse(Refusal),
+}
+
+/// An action, and where the rollout stands.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// The rollout under way.
+    pub progress: Option<Progress>,
+    /// What is wrong with the layers while an earlier wish of theirs is being rolled out.
+    pub problems: Option<Problems>,
+}
+
+impl From<Action> for Decision {
+    fn from(action: Action) -> Self {
+        Self { action, progress: None, problems: None }
+    }
 }
 
 /// Why nothing is to do.
@@ -102,6 +186,8 @@ pub enum Why {
     Pinned(i64),
     /// spec.suspend.
     Suspended,
+    /// A rollout is under way.
+    Progressing,
 }
 
 /// Why old content is published again.
@@ -111,6 +197,10 @@ pub enum Restore {
     Pinned,
     /// The head is gone or damaged, and the layers give nothing that could replace it.
     LastGood(Problems),
+    /// The head is gone or damaged, and what the layers give was never rolled out.
+    HeadLost,
+    /// The pods refused the revision that is published.
+    Refused(String),
 }
 
 /// Why nothing can be done.
@@ -118,6 +208,8 @@ pub enum Restore {
 pub enum Refusal {
     /// The layers or files are wrong.
     Invalid(Problems),
+    /// spec.rollout asks for what cannot be.
+    RolloutInvalid(Vec<String>),
     /// The pinned revision is not in the log.
     PinGone {
         /// Which.
@@ -125,61 +217,67 @@ pub enum Refusal {
         /// Which there are.
         available: Vec<i64>,
     },
-    /// The head's name is taken.
+    /// The name of the head or candidate is taken.
     NameTaken {
+        /// Which of the two.
+        whose: &'static str,
         /// By what.
         what: String,
     },
     /// A deleted config's head is still there; it will be collected.
     AwaitingPredecessor,
+    /// What the layers give was refused, and nobody asked to try again.
+    RolledBack(Refused),
+    /// The pods refuse what is published, and there is nothing to go back to.
+    NoReturn(String),
 }
 
-/// Says what to do about a config whose layers resolved to `candidate`.
+/// Says what to do.
 #[must_use]
-pub fn decide(
-    spec: &DistributedConfigSpec,
-    observed: &Observed,
-    log: &Log,
-    candidate: Result<Bundle, Problems>,
-    provenance_digest: impl FnOnce(&Bundle) -> [u8; 32],
-) -> Action {
+pub fn decide(situation: &Situation<'_>) -> Decision {
+    let Situation { spec, observed, log, .. } = situation;
     match observed {
-        Observed::Foreign { what } => return Action::Refuse(Refusal::NameTaken { what: what.clone() }),
-        Observed::Predecessor => return Action::Refuse(Refusal::AwaitingPredecessor),
+        Observed::Foreign { what } => {
+            return Action::Refuse(Refusal::NameTaken { whose: "head", what: what.clone() }).into();
+        }
+        Observed::Predecessor => return Action::Refuse(Refusal::AwaitingPredecessor).into(),
         Observed::Absent | Observed::Ours(_) | Observed::Damaged { .. } => {}
     }
     if spec.suspend {
-        return Action::Hold(Why::Suspended);
+        return Action::Hold(Why::Suspended).into();
     }
     let stored = match observed {
         Observed::Ours(stored) => Some(stored),
         _ => None,
     };
     if let Some(pin) = &spec.pin {
-        return decide_pinned(pin.revision, stored, log);
+        return decide_pinned(pin.revision, stored, log).into();
     }
-    match (candidate, stored) {
-        (Ok(bundle), Some(stored)) if bundle.hash() == stored.head.hash => {
-            if provenance_digest(&bundle) == stored.provenance {
-                Action::Hold(Why::Current)
-            } else {
-                Action::Explain(bundle)
-            }
-        }
-        (Ok(bundle), _) => Action::Publish(bundle),
-        (Err(problems), Some(_)) => Action::Refuse(Refusal::Invalid(problems)),
-        // Pods that start now would find nothing to read, though the log has it.
-        (Err(problems), None) => match log.last_key_value() {
-            Some((&revision, _)) => Action::Restore { revision, because: Restore::LastGood(problems) },
-            None => Action::Refuse(Refusal::Invalid(problems)),
-        },
+    let problems = rollout_of(spec).problems(spec.selector.is_some());
+    if !problems.is_empty() {
+        return Action::Refuse(Refusal::RolloutInvalid(problems)).into();
+    }
+    let Some(stored) = stored else { return decide_without_head(situation).into() };
+    match &stored.head.standing.rollout {
+        Some(instruction) => decide_under_way(situation, stored, instruction),
+        None => decide_with_head(situation, stored).into(),
     }
 }
 
+/// spec.rollout, or its default.
+#[must_use]
+pub fn rollout_of(spec: &DistributedConfigSpec) -> Cow<'_, Rollout> {
+    spec.rollout.as_ref().map_or_else(|| Cow::Owned(Rollout::default()), Cow::Borrowed)
+}
+
 fn decide_pinned(revision: i64, stored: Option<&Stored>, log: &Log) -> Action {
-    let held = stored.is_some_and(|s| s.head.revision == revision || s.head.restored == Some(revision));
-    if held {
-        Action::Hold(Why::Pinned(revision))
+    let held = stored.filter(|s| s.head.revision == revision || s.head.restored == Some(revision));
+    if let Some(stored) = held {
+        // A pin ends what is under way.
+        match &stored.head.standing.rollout {
+            Some(instruction) => superseded(&stored.head, instruction),
+            None => Action::Hold(Why::Pinned(revision)),
+        }
     } else if log.contains_key(&revision) {
         Action::Restore { revision, because: Restore::Pinned }
     } else {
@@ -187,14 +285,199 @@ fn decide_pinned(revision: i64, stored: Option<&Stored>, log: &Log) -> Action {
     }
 }
 
-/// Which log entries are beyond the limit, oldest first. The present and the pinned stay; without a
-/// good head, all do.
+/// There is no head to read. Pods that start now would find nothing, so nobody is asked.
+fn decide_without_head(situation: &Situation<'_>) -> Action {
+    let Situation { spec, log, wanted, .. } = situation;
+    let asks = rollout_of(spec).strategy != Strategy::Immediate;
+    match (wanted, log.last_key_value()) {
+        (Ok(wanted), Some((&revision, entry))) if asks && entry.hash != wanted.hash => {
+            Action::Restore { revision, because: Restore::HeadLost }
+        }
+        // The very first revision too: no pod can be ready before it.
+        (Ok(wanted), _) => Action::Publish(wanted.bundle.clone()),
+        (Err(problems), Some((&revision, _))) => {
+            Action::Restore { revision, because: Restore::LastGood(problems.clone()) }
+        }
+        (Err(problems), None) => Action::Refuse(Refusal::Invalid(problems.clone())),
+    }
+}
+
+fn decide_with_head(situation: &Situation<'_>, stored: &Stored) -> Action {
+    let Situation { spec, wanted, facts, log, .. } = situation;
+    let (head, rollout) = (&stored.head, rollout_of(spec));
+    let standing = &head.standing;
+    if head.freshness != spec.freshness.clone().unwrap_or_default() {
+        return Action::Instruct(Box::new(standing.clone()));
+    }
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(problems) => return Action::Refuse(Refusal::Invalid(problems.clone())),
+    };
+    if wanted.hash == head.hash {
+        if let CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) = situation.candidate {
+            return Action::Discard(version.clone());
+        }
+        if rollout.strategy == Strategy::Immediate
+            && let Some(reason) = rollout::immediate::refused(&rollout, head, facts)
+        {
+            return take_back(head, log, reason, facts);
+        }
+        // The layers give something else than what was refused: it may be proposed again.
+        if standing.refused.as_ref().is_some_and(|refused| refused.hash != head.hash) {
+            return Action::Instruct(Box::new(Standing { refused: None, ..standing.clone() }));
+        }
+        return if wanted.provenance == stored.provenance {
+            Action::Hold(Why::Current)
+        } else {
+            Action::Explain(wanted.bundle.clone())
+        };
+    }
+    if let Some(refused) = &standing.refused
+        && refused.hash == wanted.hash
+        && facts.orders.retry != Some(refused.revision)
+    {
+        if let CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) = situation.candidate {
+            return Action::Discard(version.clone());
+        }
+        return Action::Refuse(Refusal::RolledBack(refused.clone()));
+    }
+    if rollout.strategy == Strategy::Immediate {
+        return Action::Publish(wanted.bundle.clone());
+    }
+    // Who is asked depends on who is there now.
+    if !facts.fresh {
+        return Action::Look;
+    }
+    match situation.candidate {
+        CandidateSlot::Foreign { what } => {
+            Action::Refuse(Refusal::NameTaken { whose: "candidate", what: what.clone() })
+        }
+        CandidateSlot::Absent => Action::Propose(wanted.bundle.clone()),
+        CandidateSlot::Damaged(version) => Action::Discard(version.clone()),
+        CandidateSlot::Ours { version, head: candidate, .. } => {
+            let follows = candidate.previous_hash.as_ref() == Some(&head.hash) && candidate.revision > standing.highest;
+            let proposal =
+                Proposal { uid: version.uid.clone(), revision: candidate.revision, hash: candidate.hash.clone() };
+            match rollout::begin(&rollout, proposal, facts) {
+                Some(instruction) if follows && candidate.hash == wanted.hash => Action::Instruct(Box::new(Standing {
+                    rollout: Some(instruction),
+                    refused: None,
+                    superseded: standing.superseded,
+                    highest: candidate.revision,
+                })),
+                _ => Action::Discard(version.clone()),
+            }
+        }
+    }
+}
+
+fn decide_under_way(situation: &Situation<'_>, stored: &Stored, instruction: &Instruction) -> Decision {
+    let Situation { spec, wanted, facts, .. } = situation;
+    let (head, rollout, proposal) = (&stored.head, rollout_of(spec), &instruction.proposal);
+    let is_there = matches!(situation.candidate, CandidateSlot::Ours { version, head, .. }
+        if version.uid == proposal.uid && head.hash == proposal.hash);
+    let is_wanted = wanted.as_ref().map_or(true, |wanted| wanted.hash == proposal.hash);
+    if !is_there || !is_wanted || instruction.plan != rollout::plan(&rollout) {
+        return superseded(head, instruction).into();
+    }
+    let standing =
+        |rollout, refused| Action::Instruct(Box::new(Standing { rollout, refused, ..head.standing.clone() }));
+    let (verdict, progress) = rollout::judge(&rollout, instruction, facts);
+    let action = match verdict {
+        Verdict::Wait => Action::Hold(Why::Progressing),
+        _ if !facts.fresh => Action::Look,
+        Verdict::Instruct(next) => standing(Some(next), None),
+        Verdict::Accept => Action::Accept,
+        Verdict::Refuse(reason) | Verdict::Late(reason) => {
+            let (revision, hash) = (proposal.revision, proposal.hash.clone());
+            standing(None, Some(Refused { revision, hash, reason, at: facts.now }))
+        }
+    };
+    Decision { action, progress: Some(progress), problems: wanted.as_ref().err().cloned() }
+}
+
+/// The candidate makes way: for newer content, other rules, or because it is gone.
+fn superseded(head: &Head, instruction: &Instruction) -> Action {
+    let superseded = Some(instruction.proposal.revision);
+    Action::Instruct(Box::new(Standing { rollout: None, superseded, ..head.standing.clone() }))
+}
+
+/// The last good content comes back in place of what the pods refuse.
+fn take_back(head: &Head, log: &Log, reason: String, facts: &Facts) -> Action {
+    if !facts.fresh {
+        return Action::Look;
+    }
+    let good = head.good.filter(|good| log.get(good).is_some_and(|entry| entry.hash != head.hash));
+    match good {
+        Some(revision) => Action::Restore { revision, because: Restore::Refused(reason) },
+        None => Action::Refuse(Refusal::NoReturn(reason)),
+    }
+}
+
+/// The head that an action makes of the one before; `content` is the candidate's or the old revision's
+/// files where the action needs them.
+#[must_use]
+pub fn head_after(
+    spec: &DistributedConfigSpec,
+    before: Option<&Head>,
+    highest: i64,
+    action: &Action,
+    content: Option<Bundle>,
+    facts: &Facts,
+) -> Option<Head> {
+    let rollout = rollout_of(spec);
+    let next = |bundle: Bundle| {
+        let mut head = Head::next(before, highest.saturating_add(1), bundle, facts.now);
+        head.good = before.and_then(|before| {
+            if rollout::immediate::is_good(&rollout, before, facts) { Some(before.revision) } else { before.good }
+        });
+        head
+    };
+    let mut head = match action {
+        Action::Publish(bundle) => {
+            let mut head = next(bundle.clone());
+            head.standing.refused = None;
+            head.changed_by.clone_from(&facts.changed_by);
+            head
+        }
+        Action::Explain(bundle) => Head { bundle: bundle.clone(), ..before?.clone() },
+        Action::Instruct(standing) => Head { standing: (**standing).clone(), ..before?.clone() },
+        Action::Accept => {
+            let proposal = &before?.standing.rollout.as_ref()?.proposal;
+            let mut head = Head::next(before, proposal.revision, content?, facts.now);
+            head.good = next(Bundle::default()).good;
+            head.standing.refused = None;
+            head.changed_by.clone_from(&facts.changed_by);
+            head
+        }
+        Action::Restore { revision, because } => {
+            let mut head = next(content?);
+            head.restored = Some(*revision);
+            head.good = None;
+            if let (Restore::Refused(reason), Some(before)) = (because, before) {
+                let (revision, hash) = (before.revision, before.hash.clone());
+                head.standing.refused = Some(Refused { revision, hash, reason: reason.clone(), at: facts.now });
+            }
+            head
+        }
+        Action::Hold(_) | Action::Propose(_) | Action::Discard(_) | Action::Look | Action::Refuse(_) => return None,
+    };
+    head.freshness = spec.freshness.clone().unwrap_or_default();
+    head.lamport = facts.lamport(before.map_or(0, |before| before.lamport));
+    Some(head)
+}
+
+/// Which log entries are beyond the limit, oldest first. The present one, the pinned one and the
+/// one to go back to stay; without a good head, all do.
 #[must_use]
 pub fn surplus(spec: &DistributedConfigSpec, observed: &Observed, log: &Log) -> Vec<i64> {
-    let Observed::Ours(Stored { head: Head { revision: current, .. }, .. }) = observed else { return Vec::new() };
+    let Observed::Ours(Stored { head: Head { revision: current, good, .. }, .. }) = observed else { return Vec::new() };
     let limit = usize::try_from(spec.revision_history_limit).unwrap_or(1).max(1);
     let pinned = spec.pin.as_ref().map(|pin| pin.revision);
-    let removable = log.keys().copied().filter(|revision| revision != current && Some(*revision) != pinned);
+    let removable = log
+        .keys()
+        .copied()
+        .filter(|revision| revision != current && Some(*revision) != *good && Some(*revision) != pinned);
     removable.take(log.len().saturating_sub(limit)).collect()
 }
 
@@ -246,9 +529,37 @@ mod tests {
         }])
     }
 
+    fn wanted(bundle: Bundle) -> Wanted {
+        Wanted { hash: bundle.hash(), bundle, provenance: [0; 32] }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            pods: Vec::new(),
+            replicas: BTreeMap::new(),
+            electorate: BTreeSet::new(),
+            gates: BTreeMap::new(),
+            baking_since: None,
+            orders: quorate_crds::Orders::default(),
+            changed_by: None,
+            now: Timestamp::UNIX_EPOCH,
+            fresh: false,
+        }
+    }
+
+    fn decision(
+        spec: &DistributedConfigSpec,
+        observed: &Observed,
+        log: &Log,
+        wanted: Result<Wanted, Problems>,
+    ) -> Action {
+        let candidate = &CandidateSlot::Absent;
+        decide(&Situation { spec, observed, candidate, log, wanted, facts: &facts() }).action
+    }
+
     fn decided(spec: &DistributedConfigSpec, observed: &Observed, log: &Log, candidate: Result<&str, ()>) -> String {
-        let candidate = candidate.map(bundle).map_err(|()| broken());
-        match decide(spec, observed, log, candidate, |_| [0; 32]) {
+        let candidate = candidate.map(bundle).map(wanted).map_err(|()| broken());
+        match decision(spec, observed, log, candidate) {
             Action::Hold(why) => format!("hold {why:?}"),
             Action::Publish(_) => "publish".into(),
             Action::Explain(_) => "explain".into(),
@@ -256,7 +567,7 @@ mod tests {
             Action::Restore { revision, .. } => format!("restore {revision} last good"),
             Action::Refuse(Refusal::Invalid(_)) => "refuse".into(),
             Action::Refuse(Refusal::PinGone { available, .. }) => format!("pin gone {available:?}"),
-            Action::Refuse(refusal) => format!("{refusal:?}"),
+            other => format!("{other:?}"),
         }
     }
 
@@ -289,16 +600,23 @@ mod tests {
             ("pin, head deleted", &spec(Some(1), false), &Observed::Absent, log(&[1]), Ok("b"), "restore 1 pinned"),
             ("unpinned", &free, &ours(head(3, "a", Some(1))), log(&[1, 3]), Ok("c"), "publish"),
             ("unpinned, same content", &free, &ours(head(3, "a", Some(1))), log(&[1]), Ok("a"), "hold Current"),
-            ("taken", &free, &foreign, log(&[]), Ok("a"), r#"NameTaken { what: "an Opaque Secret" }"#),
+            (
+                "taken",
+                &free,
+                &foreign,
+                log(&[]),
+                Ok("a"),
+                r#"Refuse(NameTaken { whose: "head", what: "an Opaque Secret" })"#,
+            ),
             (
                 "taken, suspended",
                 &spec(None, true),
                 &foreign,
                 log(&[]),
                 Ok("a"),
-                r#"NameTaken { what: "an Opaque Secret" }"#,
+                r#"Refuse(NameTaken { whose: "head", what: "an Opaque Secret" })"#,
             ),
-            ("predecessor", &free, &Observed::Predecessor, log(&[]), Ok("a"), "AwaitingPredecessor"),
+            ("predecessor", &free, &Observed::Predecessor, log(&[]), Ok("a"), "Refuse(AwaitingPredecessor)"),
         ];
         for (name, spec, observed, log, candidate, expected) in cases {
             assert_eq!(decided(spec, observed, &log, candidate), expected, "{name}");
@@ -307,7 +625,8 @@ mod tests {
 
     #[test]
     fn new_provenance_alone_is_written_but_is_no_revision() {
-        let action = decide(&spec(None, false), &ours(head(1, "a", None)), &log(&[1]), Ok(bundle("a")), |_| [1; 32]);
+        let other = Wanted { provenance: [1; 32], ..wanted(bundle("a")) };
+        let action = decision(&spec(None, false), &ours(head(1, "a", None)), &log(&[1]), Ok(other));
         assert!(matches!(action, Action::Explain(_)), "{action:?}");
     }
 

@@ -16,9 +16,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     Key,
     api::{ApiError, call, found},
+    candidate,
     decide::{Observed, Stored, Version},
     log::{self, LogError},
-    state::{HeadMemory, State},
+    state::{Change, HeadMemory, State},
 };
 
 /// How many sources of one config are fetched at a time.
@@ -61,9 +62,9 @@ pub async fn sources(client: &Client, state: &State, config: &DistributedConfig)
         let fetched: Vec<(SourceRef, Option<Arc<Keys>>)> = stream::iter(unknown)
             .map(|(source, epoch)| async move {
                 match fetch(client, &source).await {
-                    Ok((version, keys)) => {
+                    Ok(Fetched { version, keys, changed }) => {
                         let keys = keys.map(Arc::new);
-                        state.keep_content(&source, epoch, version, keys.clone());
+                        state.keep_content(&source, epoch, version, keys.clone(), changed);
                         Ok((source, keys))
                     }
                     Err(error) => Err(DereferenceError::Source { source_ref: source, error }),
@@ -76,21 +77,35 @@ pub async fn sources(client: &Client, state: &State, config: &DistributedConfig)
     }
 }
 
-async fn fetch(client: &Client, source: &SourceRef) -> Result<(Option<String>, Option<Keys>), ApiError> {
+struct Fetched {
+    version: Option<String>,
+    keys: Option<Keys>,
+    changed: Option<Change>,
+}
+
+async fn fetch(client: &Client, source: &SourceRef) -> Result<Fetched, ApiError> {
     let name = || format!("get {source}");
     Ok(match source.kind {
         SourceKind::ConfigMap => {
             let api: Api<ConfigMap> = Api::namespaced(client.clone(), &source.namespace);
             let map = found(call(name, api.get(&source.name)).await)?;
-            (map.as_ref().and_then(ResourceExt::resource_version), map.as_ref().map(Keys::from))
+            Fetched {
+                version: map.as_ref().and_then(ResourceExt::resource_version),
+                keys: map.as_ref().map(Keys::from),
+                changed: map.as_ref().and_then(|map| Change::of(map, "ConfigMap")),
+            }
         }
         SourceKind::Secret => {
             let api: Api<Secret> = Api::namespaced(client.clone(), &source.namespace);
             let secret = found(call(name, api.get(&source.name)).await)?;
-            (secret.as_ref().and_then(ResourceExt::resource_version), secret.as_ref().map(Keys::from))
+            Fetched {
+                version: secret.as_ref().and_then(ResourceExt::resource_version),
+                keys: secret.as_ref().map(Keys::from),
+                changed: secret.as_ref().and_then(|secret| Change::of(secret, "Secret")),
+            }
         }
         // The state has them all.
-        SourceKind::DistributedConfig => (None, None),
+        SourceKind::DistributedConfig => Fetched { version: None, keys: None, changed: None },
     })
 }
 
@@ -108,15 +123,17 @@ pub async fn head(client: &Client, state: &State, config: &DistributedConfig) ->
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
     let name = names::head_name(&key.name);
-    let (secret, listed) = futures::join!(
+    let (secret, candidate, listed) = futures::join!(
         call(|| format!("get Secret {}/{name}", key.namespace), secrets.get(&name)),
+        candidate::observe(client, config),
         log::list(client, config)
     );
+    let candidate = candidate?;
     let (mut log, mut highest) = listed?;
     let (observed, bundle) = observe(found(secret)?.as_ref(), config);
     if let (Observed::Ours(stored), Some(bundle)) = (&observed, bundle) {
         let revision = stored.head.revision;
-        highest = highest.max(revision);
+        highest = highest.max(revision).max(stored.head.standing.highest);
         if log.get(&revision).is_none_or(|entry| entry.hash != stored.head.hash) {
             let whole = Head { bundle, ..stored.head.clone() };
             log.insert(revision, log::append(client, config, &whole).await?);
@@ -126,7 +143,10 @@ pub async fn head(client: &Client, state: &State, config: &DistributedConfig) ->
         let known = status.history.iter().map(|entry| entry.revision).chain(status.revision);
         highest = known.fold(highest, i64::max);
     }
-    let memory = HeadMemory { config_uid, observed, log, highest };
+    // Pods remember revisions that head and log may have lost.
+    let reported = state.replicas(&key).into_values().flat_map(|replica| [replica.revision, replica.runs]).flatten();
+    highest = reported.fold(highest, i64::max);
+    let memory = HeadMemory { config_uid, observed, candidate, log, highest };
     state.keep_head(&key, epoch, memory.clone());
     Ok(memory)
 }

@@ -5,16 +5,20 @@
 
 pub mod api;
 pub mod apply;
+pub mod candidate;
 pub mod decide;
 pub mod dereference;
+pub mod gates;
 pub mod health;
 mod key;
 pub mod log;
 pub mod metrics;
 pub mod options;
+pub mod population;
 pub mod queue;
 pub mod reconcile;
 pub mod report;
+pub mod rollout;
 mod serve;
 pub mod state;
 pub mod watch;
@@ -45,6 +49,8 @@ pub struct Operator {
     pub metrics: metrics::Metrics,
     /// Whether it is well.
     pub health: health::Health,
+    /// Asks a Canary's gates.
+    pub gates: gates::Asker,
 }
 
 /// A client that obeys what every call obeys: no hidden retries, and no connection that is silent for ever.
@@ -74,6 +80,7 @@ pub async fn run(
     let operator = Arc::new(Operator {
         client,
         state: state::State::default(),
+        gates: gates::Asker::default(),
         metrics: metrics::Metrics::default(),
         health: health::Health::new(watch::names_of(&namespaces)),
         namespaces,

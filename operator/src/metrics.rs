@@ -15,6 +15,12 @@ struct Category {
     category: String,
 }
 
+/// A rollout's label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    outcome: &'static str,
+}
+
 /// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -27,6 +33,7 @@ pub struct Metrics {
     /// Configs that exist.
     pub configs: Gauge,
     errors: Family<Category, Counter>,
+    rollouts: Family<Ended, Counter>,
 }
 
 impl Default for Metrics {
@@ -38,6 +45,7 @@ impl Default for Metrics {
             publications: Counter::default(),
             configs: Gauge::default(),
             errors: Family::default(),
+            rollouts: Family::default(),
             registry: Registry::default(),
         };
         let seconds = || Unit::Seconds;
@@ -52,6 +60,7 @@ impl Default for Metrics {
         registry.register("publications", "Revisions written", m.publications.clone());
         registry.register("configs", "DistributedConfigs that exist", m.configs.clone());
         registry.register("errors", "What went wrong, by category", m.errors.clone());
+        registry.register("rollouts", "Rollouts that ended, by outcome", m.rollouts.clone());
         Self { registry, ..metrics }
     }
 }
@@ -60,6 +69,11 @@ impl Metrics {
     /// Counts an error.
     pub fn error(&self, category: &str) {
         self.errors.get_or_create(&Category { category: category.to_owned() }).inc();
+    }
+
+    /// Counts a rollout that ended: accepted, refused or superseded.
+    pub fn rollout(&self, outcome: &'static str) {
+        self.rollouts.get_or_create(&Ended { outcome }).inc();
     }
 
     /// In the `OpenMetrics` text format.

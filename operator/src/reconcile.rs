@@ -3,21 +3,29 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::events::v1::Event;
 use quorate_crds::DistributedConfig;
+use quorate_resolve::Problems;
 
 use crate::{
     Key, Operator,
     api::ApiError,
     apply::{self, ApplyError, Outcome},
-    decide::{Action, Refusal, decide},
+    decide::{Action, Decision, Observed, Refusal, Restore, Situation, Wanted, decide, rollout_of},
     dereference::{self, DereferenceError, digest},
     log::LogError,
-    report::{self, Verdict},
-    state::{HeadMemory, same_request},
+    population,
+    report::{self, Verdict, View},
+    rollout::{Facts, Progress},
+    state::{HeadMemory, Stage, same_request},
 };
 
 /// Every config is looked at this often, whatever the watches say.
 const ROUTINE: Duration = Duration::from_secs(300);
+
+/// How old a listing of pods may be while a rollout waits, and at rest, where it is only told.
+const PODS_AGE: Duration = Duration::from_secs(5);
+const PODS_AGE_AT_REST: Duration = Duration::from_secs(30);
 
 /// Why a run did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -98,25 +106,18 @@ pub async fn run(operator: &Operator, key: &Key) -> Result<Option<Duration>, Run
     let Some(config) = operator.state.config(key).filter(|c| c.metadata.deletion_timestamp.is_none()) else {
         return Ok(None);
     };
-    match publish(operator, &config, &mut noticed).await {
-        Ok((memory, outcome)) => {
-            let verdict = report::verdict(&outcome, &memory);
-            let awaited = matches!(outcome, Outcome::Refused(Refusal::AwaitingPredecessor));
-            let wait =
-                tell(operator, &config, Some(&outcome), &verdict, Some(&memory)).await.map_err(RunError::Report)?;
-            // Not before: their events are made of the log.
-            if operator.state.config(key).is_some_and(|newest| same_request(&newest, &config)) {
-                apply::prune(&operator.client, &operator.state, &config, &memory).await;
-            }
-            let soon = awaited.then_some(Duration::from_secs(1));
-            Ok(Some(wait.or(soon).unwrap_or(ROUTINE)))
-        }
+    let result = publish(operator, &config, &mut noticed).await;
+    let is_over = result.as_ref().is_ok_and(|run| !matches!(run.outcome, Outcome::Moved));
+    if let Some(noticed) = noticed.filter(|_| !is_over) {
+        operator.state.put_back_noticed(key, noticed);
+    }
+    match result {
+        // There is more to do at once.
+        Ok(_) if !is_over => Ok(Some(Duration::ZERO)),
+        Ok(run) => end(operator, &config, run).await,
         Err(error) => {
-            if let Some(noticed) = noticed {
-                operator.state.put_back_noticed(key, noticed);
-            }
             if let Some(verdict) = error.verdict(&config)
-                && let Err(untold) = tell(operator, &config, None, &verdict, None).await
+                && let Err(untold) = tell(operator, &config, None, &verdict).await
             {
                 tracing::warn!(config = %key, error = %untold, "the status does not say why the run failed");
             }
@@ -125,28 +126,62 @@ pub async fn run(operator: &Operator, key: &Key) -> Result<Option<Duration>, Run
     }
 }
 
+/// What a run did and saw.
+struct Run {
+    memory: HeadMemory,
+    outcome: Outcome,
+    progress: Option<Progress>,
+    problems: Option<Problems>,
+}
+
+/// Tells what came of a run that has no more to do. Returns when to look again.
+async fn end(operator: &Operator, config: &DistributedConfig, run: Run) -> Result<Option<Duration>, RunError> {
+    let (client, state, key) = (&operator.client, &operator.state, Key::of(config));
+    let is_under_way = population::instruction(&run.memory).is_some();
+    // Whoever came and went meanwhile counts from the next run on.
+    let age = if is_under_way { PODS_AGE } else { PODS_AGE_AT_REST };
+    population::look_again(client, state, config, age).await.map_err(DereferenceError::Head)?;
+    let verdict = report::verdict(&run.outcome, &run.memory, run.progress.as_ref(), run.problems.as_ref());
+    let wait = tell(operator, config, Some(&run), &verdict).await.map_err(RunError::Report)?;
+    // Not before: their events are made of the log.
+    if state.config(&key).is_some_and(|newest| same_request(&newest, config)) {
+        apply::prune(client, state, config, &run.memory).await;
+    }
+    let awaited = matches!(run.outcome, Outcome::Refused(Refusal::AwaitingPredecessor));
+    let soon = awaited.then_some(Duration::from_secs(1));
+    let judged = run.progress.and_then(|progress| progress.again).map(Duration::from_secs);
+    let looked = is_under_way.then_some(PODS_AGE);
+    Ok([wait, soon, judged, looked, Some(ROUTINE)].into_iter().flatten().min())
+}
+
 /// All but the report. Takes `noticed` when the head answers it.
 async fn publish(
     operator: &Operator,
     config: &Arc<DistributedConfig>,
     noticed: &mut Option<tokio::time::Instant>,
-) -> Result<(HeadMemory, Outcome), RunError> {
+) -> Result<Run, RunError> {
     let (client, state) = (&operator.client, &operator.state);
     let (sources, memory) =
         futures::join!(dereference::sources(client, state, config), dereference::head(client, state, config));
     let (sources, memory) = (sources?, memory?);
+    // Before the next step, which may be all that is seen of this one.
+    announce(operator, config, report::steps(config, &memory, Timestamp::now())).await.map_err(RunError::Report)?;
     // A megabyte of layers takes a while: not on the threads that serve the watches.
-    let candidate = {
+    let wanted = {
         let config = Arc::clone(config);
-        tokio::task::spawn_blocking(move || quorate_resolve::resolve(&config, &sources)).await?
+        tokio::task::spawn_blocking(move || {
+            let bundle = quorate_resolve::resolve(&config, &sources)?;
+            Ok::<_, Problems>(Wanted { hash: bundle.hash(), provenance: digest(&bundle), bundle })
+        })
+        .await?
     };
-    if let Err(problems) = &candidate {
+    if let Err(problems) = &wanted {
         for problem in &problems.0 {
             operator.metrics.error(problem.kind.reason());
         }
     }
-    let action = decide(&config.spec, &memory.observed, &memory.log, candidate, digest);
-    let publishes = matches!(action, Action::Publish(_) | Action::Restore { .. });
+    let (decision, facts) = decided(operator, config, &memory, wanted).await?;
+    let publishes = matches!(decision.action, Action::Publish(_) | Action::Restore { .. } | Action::Accept);
     let written = || {
         if publishes {
             operator.metrics.publications.inc();
@@ -155,29 +190,91 @@ async fn publish(
             operator.metrics.propagation.observe(noticed.elapsed().as_secs_f64());
         }
     };
-    Ok(apply::apply(client, state, config, memory, action, written).await?)
+    let ended = ended(&memory, &decision.action);
+    let (memory, outcome) = apply::apply(client, state, config, memory, decision.action, &facts, written).await?;
+    if let Some(ended) = ended {
+        operator.metrics.rollout(ended);
+    }
+    Ok(Run { memory, outcome, progress: decision.progress, problems: decision.problems })
 }
 
-/// Writes events, then the status: a status that shows a revision means that its event was written,
-/// or refused for good. Returns how long to wait when the status is not due yet.
-async fn tell(
+/// How an action ends a rollout, if it does.
+fn ended(memory: &HeadMemory, action: &Action) -> Option<&'static str> {
+    let Observed::Ours(stored) = &memory.observed else { return None };
+    match action {
+        Action::Restore { because: Restore::Refused(_), .. } => Some("refused"),
+        _ if stored.head.standing.rollout.is_none() => None,
+        Action::Accept => Some("accepted"),
+        Action::Instruct(next) if next.rollout.is_none() && next.refused.is_some() => Some("refused"),
+        Action::Instruct(next) if next.rollout.is_none() => Some("superseded"),
+        _ => None,
+    }
+}
+
+/// Decides; looks by quorum, and asks gates, where the decision needs it.
+async fn decided(
     operator: &Operator,
     config: &DistributedConfig,
-    outcome: Option<&Outcome>,
-    verdict: &Verdict,
-    memory: Option<&HeadMemory>,
-) -> Result<Option<Duration>, ApiError> {
-    let key = Key::of(config);
-    // The newest, for its resourceVersion: an earlier status write may have changed it.
-    let Some(newest) = operator.state.config(&key) else { return Ok(None) };
-    // A verdict on another request is none on this one; that one is due already.
-    let answered = same_request(&newest, config);
-    let now = Timestamp::now();
-    let mut events = report::publications(config, outcome, memory, now);
-    if answered {
-        events.extend(report::warning(&newest, verdict, memory, now));
+    memory: &HeadMemory,
+    wanted: Result<Wanted, Problems>,
+) -> Result<(Decision, Facts), RunError> {
+    let (client, state, key) = (&operator.client, &operator.state, Key::of(config));
+    let instruction = population::instruction(memory);
+    if instruction.is_some() {
+        population::look_again(client, state, config, PODS_AGE).await.map_err(DereferenceError::Head)?;
     }
+    let mut fresh = false;
+    let mut asked = false;
+    loop {
+        let facts = Facts { fresh, ..population::known(state, config, memory) };
+        let situation = Situation {
+            spec: &config.spec,
+            observed: &memory.observed,
+            candidate: &memory.candidate,
+            log: &memory.log,
+            wanted: wanted.clone(),
+            facts: &facts,
+        };
+        let decision = decide(&situation);
+        if let (Some(instruction), Some(progress)) = (instruction, &decision.progress) {
+            let mut stage = population::stage(state, config, instruction);
+            stage.baking_since = progress.baking_since;
+            if !asked && !progress.gates_due.is_empty() {
+                asked = true;
+                ask_gates(operator, config, &progress.gates_due, &mut stage).await;
+                state.keep_stage(&key, stage);
+                continue;
+            }
+            state.keep_stage(&key, stage);
+        }
+        if matches!(decision.action, Action::Look) && !fresh {
+            population::look(client, state, config).await.map_err(DereferenceError::Head)?;
+            fresh = true;
+            continue;
+        }
+        return Ok((decision, facts));
+    }
+}
+
+async fn ask_gates(operator: &Operator, config: &DistributedConfig, due: &[String], stage: &mut Stage) {
+    let rollout = rollout_of(&config.spec);
+    let gates = rollout.gates.iter().filter(|gate| due.contains(&gate.name));
+    let asked = gates.map(|gate| async { (gate.name.clone(), operator.gates.ask(gate).await) });
+    for (name, answer) in futures::future::join_all(asked).await {
+        let state = stage.gates.entry(name).or_default();
+        state.failures = if answer.is_ok() { 0 } else { state.failures.saturating_add(1) };
+        state.last = Some((Timestamp::now(), answer));
+    }
+}
+
+/// Writes events. One that is refused for good is told in the log.
+async fn announce(operator: &Operator, config: &DistributedConfig, events: Vec<Event>) -> Result<(), ApiError> {
+    let key = Key::of(config);
     for event in events {
+        let name = event.metadata.name.clone().unwrap_or_default();
+        if operator.state.was_told(&key, &name) {
+            continue;
+        }
         match apply::write_event(&operator.client, &event).await {
             Err(error) if error.is_refusal() => {
                 operator.metrics.error(error.category());
@@ -185,11 +282,39 @@ async fn tell(
             }
             written => written?,
         }
+        operator.state.keep_told(&key, name);
     }
+    Ok(())
+}
+
+/// Writes events, then the status: a status that shows a revision means that its event was written,
+/// or refused for good. Returns how long to wait when the status is not due yet.
+async fn tell(
+    operator: &Operator,
+    config: &DistributedConfig,
+    run: Option<&Run>,
+    verdict: &Verdict,
+) -> Result<Option<Duration>, ApiError> {
+    let key = Key::of(config);
+    // The newest, for its resourceVersion: an earlier status write may have changed it.
+    let Some(newest) = operator.state.config(&key) else { return Ok(None) };
+    // A verdict on another request is none on this one; that one is due already.
+    let answered = same_request(&newest, config);
+    let now = Timestamp::now();
+    let memory = run.map(|run| &run.memory);
+    let mut events = report::publications(config, run.map(|run| &run.outcome), memory, now);
+    events.extend(memory.into_iter().flat_map(|memory| report::steps(config, memory, now)));
+    if answered {
+        events.extend(report::warning(&newest, verdict, memory, now));
+    }
+    announce(operator, config, events).await?;
     if !answered {
         return Ok(None);
     }
-    let Some(status) = report::status(&newest, verdict, memory, now) else { return Ok(None) };
+    let facts = memory.map(|memory| population::known(&operator.state, &newest, memory));
+    let progress = run.and_then(|run| run.progress.as_ref());
+    let view = facts.as_ref().map(|facts| View { facts, progress });
+    let Some(status) = report::status(&newest, verdict, memory, view, now) else { return Ok(None) };
     let wait = operator.state.status_wait(&key);
     if !wait.is_zero() {
         return Ok(Some(wait));
@@ -198,7 +323,8 @@ async fn tell(
     let config = DistributedConfig { status: Some(status), ..(*newest).clone() };
     match apply::write_status(&operator.client, &config).await {
         Ok(mut written) => {
-            written.metadata.managed_fields = None;
+            // Who changed it last is known from the watch.
+            written.metadata.managed_fields.clone_from(&newest.metadata.managed_fields);
             operator.state.status_written(written);
             Ok(None)
         }

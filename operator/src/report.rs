@@ -8,13 +8,20 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time},
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
-use quorate_crds::{DistributedConfig, DistributedConfigStatus, HistoryEntry, head::hex};
+use quorate_crds::{
+    Ask, CandidateStatus, DistributedConfig, DistributedConfigStatus, HistoryEntry, Instruction, PodCounts, Proposal,
+    Refused, ReplicaState, Standing,
+    head::{Head, hex},
+    names,
+};
 use quorate_resolve::{ProblemKind, Problems, SourceKind, SourceRef};
 use sha2::{Digest, Sha256};
 
 use crate::{
     apply::Outcome,
-    decide::{LogEntry, Observed, Refusal, Restore, Stored, Why, surplus},
+    decide::{LogEntry, Observed, Refusal, Restore, Stored, Why, rollout_of, surplus},
+    population,
+    rollout::{Facts, Progress},
     state::HeadMemory,
 };
 
@@ -22,6 +29,8 @@ use crate::{
 const MESSAGE_BYTES: usize = 8 * 1024;
 /// The longest event note, in bytes (events.k8s.io/v1 allows 1 kB).
 const NOTE_BYTES: usize = 1000;
+/// A pod that has not followed the head for so long is stale. Seconds.
+const LATE: u64 = 60;
 /// The most history entries in a status.
 const HISTORY: usize = 100;
 
@@ -40,9 +49,14 @@ pub struct Verdict {
     pub message: String,
 }
 
-/// What came of a run, in words.
+/// What came of a run, in words; `progress` and `problems` are those of a rollout under way.
 #[must_use]
-pub fn verdict(outcome: &Outcome, memory: &HeadMemory) -> Verdict {
+pub fn verdict(
+    outcome: &Outcome,
+    memory: &HeadMemory,
+    progress: Option<&Progress>,
+    problems: Option<&Problems>,
+) -> Verdict {
     let head = match &memory.observed {
         Observed::Ours(Stored { head, .. }) => Some(head),
         _ => None,
@@ -68,6 +82,26 @@ pub fn verdict(outcome: &Outcome, memory: &HeadMemory) -> Verdict {
             let old = head.and_then(|head| head.restored).unwrap_or_default();
             invalid(problems, &format!("revision {revision} has the last good content, that of revision {old}"))
         }
+        Outcome::Published { restored: Some(Restore::HeadLost), .. } => Verdict {
+            ready: false,
+            reconciling: true,
+            stalled: false,
+            reason: "RolloutProgressing",
+            message: format!("the head was lost: revision {revision} has the last good content"),
+        },
+        Outcome::Published { restored: Some(Restore::Refused(_)), .. } => match head {
+            Some(Head { standing: Standing { refused: Some(refused), .. }, .. }) => rolled_back(refused, &stays),
+            _ => stalled("RolledBack", stays),
+        },
+        Outcome::Refused(Refusal::RolledBack(refused)) => rolled_back(refused, &stays),
+        Outcome::Refused(Refusal::NoReturn(reason)) => stalled(
+            "Rejected",
+            format!("revision {revision} is published, but {reason}; there is no earlier one to go back to"),
+        ),
+        Outcome::Refused(Refusal::RolloutInvalid(problems)) => {
+            stalled("RolloutInvalid", format!("{stays}: {}", problems.join("; ")))
+        }
+        Outcome::Held(Why::Progressing) | Outcome::Moved => under_way(memory, progress, problems, &stays),
         Outcome::Held(Why::Suspended) => Verdict {
             ready: head.is_some(),
             reconciling: false,
@@ -82,9 +116,9 @@ pub fn verdict(outcome: &Outcome, memory: &HeadMemory) -> Verdict {
                 "spec.pin.revision: revision {revision} is not in the history, or does not verify; there are {available:?}; {stays}"
             ),
         ),
-        Outcome::Refused(Refusal::NameTaken { what }) => stalled(
-            "HeadNameTaken",
-            format!("the name of this config's head is taken by {what}: rename or delete it; it is not overwritten"),
+        Outcome::Refused(Refusal::NameTaken { whose, what }) => stalled(
+            if *whose == "head" { "HeadNameTaken" } else { "CandidateNameTaken" },
+            format!("the name of this config's {whose} is taken by {what}: rename or delete it; it is not overwritten"),
         ),
         Outcome::Refused(Refusal::AwaitingPredecessor) => Verdict {
             ready: false,
@@ -93,6 +127,34 @@ pub fn verdict(outcome: &Outcome, memory: &HeadMemory) -> Verdict {
             reason: "AwaitingPredecessor",
             message: "the head of a deleted config of this name is still to be collected".into(),
         },
+    }
+}
+
+/// What was refused is remembered.
+fn rolled_back(refused: &Refused, stays: &str) -> Verdict {
+    let Refused { revision, reason, .. } = refused;
+    let way_out = format!(
+        "its content is not proposed again until the layers give something else, or by annotation {}={revision}",
+        names::RETRY
+    );
+    stalled("RolledBack", format!("{stays}: revision {revision} was taken back: {reason}; {way_out}"))
+}
+
+/// A rollout under way. Wrong layers meanwhile are told first.
+fn under_way(memory: &HeadMemory, progress: Option<&Progress>, problems: Option<&Problems>, stays: &str) -> Verdict {
+    let instruction = population::instruction(memory);
+    let proposed = instruction.map_or(0, |instruction| instruction.proposal.revision);
+    if let Some(problems) = problems {
+        return invalid(problems, &format!("{stays}, and revision {proposed} is on its way"));
+    }
+    let paused = instruction.is_some_and(|instruction| instruction.paused);
+    let waits = progress.map_or("", |progress| progress.message.as_str());
+    Verdict {
+        ready: false,
+        reconciling: true,
+        stalled: false,
+        reason: if paused { "RolloutPaused" } else { "RolloutProgressing" },
+        message: format!("{stays}, revision {proposed} is on its way: {waits}"),
     }
 }
 
@@ -145,27 +207,117 @@ fn places(config: &DistributedConfig, source: &SourceRef) -> String {
     if own && !places.is_empty() { places.join(", ") + ": " } else { String::new() }
 }
 
+/// Where the rollout stands, in a word.
+fn phase(verdict: &Verdict) -> &'static str {
+    match verdict.reason {
+        "Published" => "Published",
+        "Pinned" => "Pinned",
+        "Suspended" => "Suspended",
+        "RolloutProgressing" => "Progressing",
+        "RolloutPaused" => "Paused",
+        "RolledBack" => "RolledBack",
+        _ => "Failed",
+    }
+}
+
+/// A run's knowledge of pods and rollout.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// What pods, gates and people say.
+    pub facts: &'a Facts,
+    /// Where the rollout stands.
+    pub progress: Option<&'a Progress>,
+}
+
+/// What the pods say of the published revision.
+fn pod_counts(config: &DistributedConfig, head: &Head, facts: &Facts) -> Option<PodCounts> {
+    let (mut applied, mut rejected, mut stale) = (0, 0, 0);
+    let late = facts.seconds_since(head.decided_at) >= LATE;
+    for pod in &facts.pods {
+        let replica = facts.replicas.get(&pod.uid);
+        match replica.map(|replica| replica.state) {
+            Some(ReplicaState::Rejected) if replica.and_then(|r| r.revision) == Some(head.revision) => rejected += 1,
+            Some(ReplicaState::Stale | ReplicaState::Orphaned) => stale += 1,
+            _ if replica.and_then(|r| r.runs) == Some(head.revision) => applied += 1,
+            // A pod that tries a candidate is not late with the head.
+            Some(_) if replica.and_then(|r| r.runs) > Some(head.revision) => {}
+            _ if late => stale += 1,
+            _ => {}
+        }
+    }
+    let desired = count(facts.pods.len());
+    let counts = PodCounts { desired, applied, rejected, stale, summary: format!("{applied}/{desired}") };
+    (desired > 0 || config.spec.selector.is_some()).then_some(counts)
+}
+
+fn candidate_status(
+    config: &DistributedConfig,
+    instruction: &Instruction,
+    progress: Option<&Progress>,
+    verdict: &Verdict,
+) -> CandidateStatus {
+    let progress = progress.cloned().unwrap_or_default();
+    let step = match instruction.ask {
+        Ask::Vote => None,
+        Ask::Try { step, .. } => Some(step),
+    };
+    CandidateStatus {
+        revision: instruction.proposal.revision,
+        hash: instruction.proposal.hash.clone(),
+        uid: instruction.proposal.uid.clone(),
+        strategy: rollout_of(&config.spec).strategy,
+        step: step.map(|step| count(step + 1)),
+        steps: step.map(|_| count(rollout_of(&config.spec).steps.len())),
+        since: Time(whole_seconds(instruction.since)),
+        baking_since: progress.baking_since.map(|at| MicroTime(microseconds(at))),
+        asked: count(progress.asked),
+        accepted: count(progress.accepted),
+        rejected: count(progress.rejected),
+        message: shortened(if progress.message.is_empty() { &verdict.message } else { &progress.message }, NOTE_BYTES),
+    }
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn microseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
 /// The status to write, or `None` if it is there already.
 #[must_use]
 pub fn status(
     config: &DistributedConfig,
     verdict: &Verdict,
     memory: Option<&HeadMemory>,
+    view: Option<View<'_>>,
     now: Timestamp,
 ) -> Option<DistributedConfigStatus> {
     let old = config.status.clone().unwrap_or_default();
     let generation = config.metadata.generation;
     let mut status = DistributedConfigStatus { observed_generation: generation, ..old.clone() };
+    status.phase = Some(phase(verdict).to_owned());
     if let Some(memory) = memory {
         if let Observed::Ours(Stored { head, .. }) = &memory.observed {
             status.revision = Some(head.revision);
             status.hash = Some(head.hash.clone());
+            status.refused = head.standing.refused.as_ref().map(|refused| refused.revision);
+            status.superseded = head.standing.superseded;
+            let progress = view.and_then(|view| view.progress);
+            let under_way = head.standing.rollout.as_ref();
+            status.candidate = under_way.map(|i| candidate_status(config, i, progress, verdict));
+            status.pods = view.and_then(|view| pod_counts(config, head, view.facts));
         }
         let entry = |(revision, entry): (&i64, &LogEntry)| HistoryEntry {
             revision: *revision,
             hash: entry.hash.clone(),
             // metav1.Time has whole seconds.
-            time: Time(Timestamp::from_second(entry.time.as_second()).unwrap_or(entry.time)),
+            time: Time(whole_seconds(entry.time)),
             restored: entry.restored,
             changed_by: entry.changed_by.clone(),
         };
@@ -180,7 +332,7 @@ pub fn status(
         .map(|(type_, holds)| {
             let value = if holds { "True" } else { "False" };
             let before = old.conditions.iter().find(|c| c.type_ == type_ && c.status == value);
-            let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+            let now = Time(whole_seconds(now));
             Condition {
                 type_: type_.to_owned(),
                 status: value.to_owned(),
@@ -222,6 +374,47 @@ pub fn publications(
     memory.log.range((Bound::Excluded(told), Bound::Unbounded)).map(published).collect()
 }
 
+/// The events of a rollout's steps that the status does not show: of each, since the operator may have
+/// ended between a step and its event.
+#[must_use]
+pub fn steps(config: &DistributedConfig, memory: &HeadMemory, now: Timestamp) -> Vec<Event> {
+    let Observed::Ours(Stored { head, .. }) = &memory.observed else { return Vec::new() };
+    let Standing { rollout, refused, superseded, .. } = &head.standing;
+    let status = config.status.clone().unwrap_or_default();
+    let mut events = Vec::new();
+    if let Some(revision) = superseded.filter(|revision| status.superseded != Some(*revision)) {
+        let note = format!("revision {revision} makes way for newer content; nothing of it was published");
+        events.push(event(config, revision, "Normal", "Superseded", &note, "Superseded", now));
+    }
+    if let Some(refused) = refused.as_ref().filter(|refused| status.refused != Some(refused.revision)) {
+        let Refused { revision, reason, .. } = refused;
+        let note = format!("revision {revision} was taken back: {reason}");
+        events.push(event(config, *revision, "Warning", "RolledBack", &note, "RolledBack", now));
+    }
+    let Some(instruction) = rollout else { return events };
+    let Proposal { revision, hash, .. } = &instruction.proposal;
+    let told = status.candidate.filter(|told| told.uid == instruction.proposal.uid);
+    let strategy = rollout_of(&config.spec).strategy;
+    if told.is_none() {
+        let note = format!("revision {revision} is proposed ({hash}), strategy {strategy}");
+        events.push(event(config, *revision, "Normal", "Proposed", &note, "Proposed", now));
+    }
+    if let Ask::Try { step, .. } = instruction.ask {
+        let told = told.and_then(|told| told.step).and_then(|step| usize::try_from(step).ok()).unwrap_or_default();
+        let count = rollout_of(&config.spec).steps.len();
+        for number in told + 1..=step + 1 {
+            let note = format!("revision {revision}: step {number} of {count} begins");
+            events.push(event(config, *revision, "Normal", "StepStarted", &note, &format!("step {number}"), now));
+        }
+    }
+    if instruction.paused {
+        let note = format!("revision {revision} is held by a person");
+        let step = format!("paused {}", instruction.since);
+        events.push(event(config, *revision, "Normal", "Paused", &note, &step, now));
+    }
+    events
+}
+
 /// The event of a verdict that needs attention, unless the status shows that it was written.
 #[must_use]
 pub fn warning(
@@ -233,7 +426,8 @@ pub fn warning(
     let before = config.status.as_ref().and_then(|status| status.conditions.iter().find(|c| c.type_ == "Ready"));
     let message = shortened(&verdict.message, MESSAGE_BYTES);
     let told = before.is_some_and(|c| c.status == "False" && c.reason == verdict.reason && c.message == message);
-    if verdict.ready || told {
+    // What was rolled back is told by its step; what is on its way needs no attention.
+    if verdict.ready || told || matches!(verdict.reason, "RolledBack" | "RolloutProgressing" | "RolloutPaused") {
         return None;
     }
     let generation = config.metadata.generation.unwrap_or_default();
@@ -268,7 +462,7 @@ fn event(
             namespace: config.namespace(),
             ..ObjectMeta::default()
         },
-        event_time: Some(MicroTime(Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now))),
+        event_time: Some(MicroTime(microseconds(now))),
         action: Some("Reconcile".into()),
         reason: Some(reason.to_owned()),
         note: Some(shortened(note, NOTE_BYTES)),
@@ -312,10 +506,10 @@ mod tests {
     fn a_status_is_written_once_and_transitions_keep_their_time() {
         let mut config = config();
         let bad = stalled("HeadNameTaken", "x".into());
-        config.status = status(&config, &bad, None, at(1));
-        assert_eq!(status(&config, &bad, None, at(2)), None);
+        config.status = status(&config, &bad, None, None, at(1));
+        assert_eq!(status(&config, &bad, None, None, at(2)), None);
         let other = stalled("PinnedRevisionGone", "y".into());
-        let next = status(&config, &other, None, at(3)).unwrap();
+        let next = status(&config, &other, None, None, at(3)).unwrap();
         assert!(next.conditions.iter().all(|c| c.last_transition_time.0 == at(1) && c.observed_generation == Some(3)));
     }
 
@@ -326,7 +520,7 @@ mod tests {
         let first = warning(&config, &bad, None, at(1)).unwrap();
         // A crash between event and status: the same name.
         assert_eq!(warning(&config, &bad, None, at(9)).unwrap().metadata.name, first.metadata.name);
-        config.status = status(&config, &bad, None, at(1));
+        config.status = status(&config, &bad, None, None, at(1));
         assert_eq!(warning(&config, &bad, None, at(2)), None);
         let other = warning(&config, &stalled("HeadNameTaken", "y".into()), None, at(3)).unwrap();
         assert_ne!(other.metadata.name, first.metadata.name);
@@ -346,6 +540,7 @@ mod tests {
             (revision, entry)
         };
         HeadMemory {
+            candidate: crate::decide::CandidateSlot::Absent,
             config_uid: "u1".into(),
             highest: *revisions.end(),
             observed: Observed::Ours(Stored { version, head, provenance: [0; 32] }),
@@ -360,7 +555,7 @@ mod tests {
         let reasons: Vec<_> = told.iter().filter_map(|event| event.reason.as_deref()).collect();
         assert_eq!(reasons, ["Published", "Restored", "Published"]);
         let held = Outcome::Held(Why::Current);
-        config.status = status(&config, &verdict(&held, &memory(1..=1)), Some(&memory(1..=1)), at(1));
+        config.status = status(&config, &verdict(&held, &memory(1..=1), None, None), Some(&memory(1..=1)), None, at(1));
         let rest = publications(&config, Some(&held), Some(&memory(1..=3)), at(9));
         let names = |events: &[Event]| events.iter().map(|e| e.metadata.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&rest), names(&told[1..]));
@@ -370,8 +565,8 @@ mod tests {
     fn the_history_does_not_show_what_is_about_to_be_deleted() {
         let mut config = config();
         config.spec.revision_history_limit = 2;
-        let held = verdict(&Outcome::Held(Why::Current), &memory(1..=5));
-        let history = status(&config, &held, Some(&memory(1..=5)), at(1)).unwrap().history;
+        let held = verdict(&Outcome::Held(Why::Current), &memory(1..=5), None, None);
+        let history = status(&config, &held, Some(&memory(1..=5)), None, at(1)).unwrap().history;
         assert_eq!(history.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [5, 4]);
     }
 

@@ -7,21 +7,23 @@
 //! before the event is not kept as if it were newer. No epoch is used twice.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{ResourceExt, core::PartialObjectMeta};
-use quorate_crds::{DistributedConfig, names};
+use quorate_crds::{DistributedConfig, Orders, names};
 use quorate_resolve::{Keys, SourceKind, SourceRef, Sources};
 use tokio::time::Instant;
 
 use crate::{
     Key,
-    decide::{Log, Observed},
+    decide::{CandidateSlot, Log, Observed, Version},
     queue::Queue,
+    rollout::{GateState, Pod, Replica},
 };
 
 /// How many bytes of ConfigMaps and Secrets are kept; what exceeds them is fetched again when needed.
@@ -29,6 +31,9 @@ const CONTENT_BUDGET: usize = 8 * 1024 * 1024;
 
 /// How often a config's status is written at most.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A run that pods' words make due waits so long for more of them: a crowd answers within moments.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Default)]
@@ -48,6 +53,10 @@ struct Inner {
     /// Counts epochs and uses.
     ticks: u64,
     heads: HashMap<Key, HeadSlot>,
+    replicas: HashMap<Key, BTreeMap<String, Replica>>,
+    pods: HashMap<Key, (Instant, Vec<Pod>)>,
+    stages: HashMap<Key, Stage>,
+    told: HashMap<Key, BTreeSet<String>>,
     noticed: HashMap<Key, Instant>,
     reported: HashMap<Key, Instant>,
 }
@@ -61,6 +70,7 @@ struct Content {
 }
 
 struct Known {
+    changed: Option<Change>,
     resource_version: Option<String>,
     keys: Option<Arc<Keys>>,
     bytes: usize,
@@ -73,6 +83,38 @@ struct HeadSlot {
     writing: Option<Vec<String>>,
 }
 
+/// Who changed an object last, and when.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// When, by the API server's clock, in whole seconds.
+    pub at: Timestamp,
+    /// The field manager, and of which object.
+    pub who: String,
+}
+
+impl Change {
+    /// Of an object, from its managedFields; what operators report in the status is no change.
+    #[must_use]
+    pub fn of(object: &impl ResourceExt, kind: &str) -> Option<Self> {
+        let entries = object.managed_fields().iter().filter(|entry| entry.subresource.as_deref() != Some("status"));
+        let newest = entries.filter_map(|entry| Some((entry.time.as_ref()?.0, entry.manager.as_ref()?)));
+        let (at, manager) = newest.max_by_key(|(at, _)| *at)?;
+        let namespace = object.namespace().unwrap_or_default();
+        Some(Self { at, who: format!("{manager} ({kind} {namespace}/{})", object.name_any()) })
+    }
+}
+
+/// What is remembered of one step of a rollout; another step, candidate or resumption has another.
+#[derive(Clone, Debug, Default)]
+pub struct Stage {
+    /// The candidate's uid, the step and its beginning.
+    pub of: (String, usize, Timestamp),
+    /// Since when it bakes.
+    pub baking_since: Option<Timestamp>,
+    /// What the gates answered.
+    pub gates: BTreeMap<String, GateState>,
+}
+
 /// What is remembered of a config's head and log between runs.
 #[derive(Clone, Debug)]
 pub struct HeadMemory {
@@ -80,6 +122,8 @@ pub struct HeadMemory {
     pub config_uid: String,
     /// The head.
     pub observed: Observed,
+    /// The candidate.
+    pub candidate: CandidateSlot,
     /// The log.
     pub log: Log,
     /// The highest revision there ever was, as far as anything tells.
@@ -87,10 +131,24 @@ pub struct HeadMemory {
 }
 
 impl HeadMemory {
-    fn resource_version(&self) -> Option<&str> {
+    /// Whether this is the version of the head or candidate that is remembered.
+    fn knows(&self, resource_version: &str) -> bool {
+        let candidate = match &self.candidate {
+            CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) => Some(version),
+            CandidateSlot::Absent | CandidateSlot::Foreign { .. } => None,
+        };
+        candidate.into_iter().chain(self.head_version()).any(|version| version.resource_version == resource_version)
+    }
+
+    /// Whether there is no candidate.
+    fn has_none(&self) -> bool {
+        matches!(self.candidate, CandidateSlot::Absent)
+    }
+
+    fn head_version(&self) -> Option<&Version> {
         match &self.observed {
-            Observed::Ours(stored) => Some(&stored.version.resource_version),
-            Observed::Damaged { version, .. } => Some(&version.resource_version),
+            Observed::Ours(stored) => Some(&stored.version),
+            Observed::Damaged { version, .. } => Some(version),
             Observed::Absent | Observed::Predecessor | Observed::Foreign { .. } => None,
         }
     }
@@ -113,7 +171,9 @@ impl State {
     pub fn config_applied(&self, config: DistributedConfig) {
         let key = Key::of(&config);
         let mut inner = self.lock();
-        let same = inner.configs.get(&key).is_some_and(|old| same_request(old, &config));
+        let orders = |config: &DistributedConfig| Orders::of(config.annotations());
+        let same = |old: &Arc<DistributedConfig>| same_request(old, &config) && orders(old) == orders(&config);
+        let same = inner.configs.get(&key).is_some_and(same);
         let newer = inner.configs.insert(key.clone(), Arc::new(config));
         if same {
             return;
@@ -133,6 +193,9 @@ impl State {
         inner.heads.remove(key);
         inner.noticed.remove(key);
         inner.reported.remove(key);
+        inner.pods.remove(key);
+        inner.stages.remove(key);
+        inner.told.remove(key);
         inner.set_references(key, BTreeSet::new());
         let due = inner.referrers.get(&config_ref(key)).cloned().unwrap_or_default();
         self.notice(&mut inner, due);
@@ -192,10 +255,11 @@ impl State {
         self.lock().referrers.contains_key(source)
     }
 
-    /// Takes in that a head was written or deleted, unless it was by this operator.
+    /// Takes in that a head or candidate was written or deleted, unless it was by this operator.
     pub fn head_changed(&self, head: &PartialObjectMeta<Secret>, deleted: bool) {
         let name = head.name_any();
-        let Some(config) = name.strip_suffix(names::head_name("").as_str()) else { return };
+        let is_candidate = name.strip_suffix(names::candidate_name("").as_str());
+        let Some(config) = is_candidate.or_else(|| name.strip_suffix(names::head_name("").as_str())) else { return };
         let key = Key { namespace: head.namespace().unwrap_or_default(), name: config.to_owned() };
         let mut inner = self.lock();
         if !inner.configs.contains_key(&key) {
@@ -207,7 +271,9 @@ impl State {
         match &mut slot.writing {
             // A deletion has a version of its own, which is never that of the write.
             Some(versions) => versions.push(seen),
-            None if !deleted && slot.memory.as_ref().and_then(HeadMemory::resource_version) == Some(&seen) => {}
+            None if !deleted && slot.memory.as_ref().is_some_and(|memory| memory.knows(&seen)) => {}
+            // This operator deleted it.
+            None if deleted && is_candidate.is_some() && slot.memory.as_ref().is_some_and(HeadMemory::has_none) => {}
             None => {
                 slot.epoch = epoch;
                 slot.memory = None;
@@ -224,7 +290,7 @@ impl State {
             .iter()
             .filter(|(key, slot)| {
                 namespace.is_none_or(|n| n == key.namespace)
-                    && slot.memory.as_ref().is_some_and(|m| m.resource_version().is_some())
+                    && slot.memory.as_ref().is_some_and(|m| m.head_version().is_some())
                     && !listed.contains(*key)
             })
             .map(|(key, _)| key.clone())
@@ -269,8 +335,7 @@ impl State {
         // The config is gone, or another: nothing is known of its head.
         let Some(slot) = inner.heads.get_mut(key) else { return };
         let Some(versions) = slot.writing.take() else { return };
-        let own = memory.as_ref().and_then(HeadMemory::resource_version);
-        let foreign = versions.iter().any(|seen| Some(seen.as_str()) != own);
+        let foreign = versions.iter().any(|seen| !memory.as_ref().is_some_and(|memory| memory.knows(seen)));
         slot.epoch = epoch;
         slot.memory = memory.filter(|_| !foreign);
         if foreign {
@@ -324,6 +389,7 @@ impl State {
         epoch: u64,
         resource_version: Option<String>,
         keys: Option<Arc<Keys>>,
+        changed: Option<Change>,
     ) {
         let bytes = keys.as_ref().map_or(0, |k| k.0.iter().map(|(name, value)| name.len() + value.len()).sum());
         let mut inner = self.lock();
@@ -333,9 +399,113 @@ impl State {
         }
         let asked = |content: &&mut Content| content.epoch == epoch && content.known.is_none();
         let Some(content) = inner.contents.get_mut(source).filter(asked) else { return };
-        content.known = Some(Known { resource_version, keys, bytes });
+        content.known = Some(Known { changed, resource_version, keys, bytes });
         inner.content_bytes += bytes;
         inner.shrink();
+    }
+
+    /// Who made the newest change to a config or anything it refers to.
+    #[must_use]
+    pub fn changed_by(&self, key: &Key) -> Option<String> {
+        let inner = self.lock();
+        let of_config = |key: &Key| Change::of(&**inner.configs.get(key)?, "DistributedConfig");
+        let of_source = |source: &SourceRef| match source.kind {
+            SourceKind::DistributedConfig => {
+                of_config(&Key { namespace: source.namespace.clone(), name: source.name.clone() })
+            }
+            _ => inner.contents.get(source)?.known.as_ref()?.changed.clone(),
+        };
+        let sources = inner.references.get(key).into_iter().flatten().filter_map(of_source);
+        sources.chain(of_config(key)).max_by_key(|change| change.at).map(|change| change.who)
+    }
+
+    /// Takes in what a pod says.
+    pub fn replica_said(&self, key: &Key, replica: Replica) {
+        let mut inner = self.lock();
+        let of_config = inner.replicas.entry(key.clone()).or_default();
+        // Word of before, from a watch that lags behind a listing, changes nothing that is decided by.
+        if of_config.insert(replica.pod_uid.clone(), replica.clone()) != Some(replica)
+            && inner.configs.contains_key(key)
+        {
+            self.queue.add_after(key.clone(), GATHER);
+        }
+    }
+
+    /// A pod says nothing more.
+    pub fn replica_gone(&self, key: &Key, pod_uid: &str) {
+        let mut inner = self.lock();
+        let Some(of_config) = inner.replicas.get_mut(key) else { return };
+        let gone = of_config.remove(pod_uid).is_some();
+        if of_config.is_empty() {
+            inner.replicas.remove(key);
+        }
+        if gone && inner.configs.contains_key(key) {
+            self.queue.add_after(key.clone(), GATHER);
+        }
+    }
+
+    /// What the pods of a config say, complete as of a listing.
+    pub fn replicas_listed(&self, key: &Key, listed: Vec<Replica>) {
+        let replicas = listed.into_iter().map(|replica| (replica.pod_uid.clone(), replica)).collect();
+        self.lock().replicas.insert(key.clone(), replicas);
+    }
+
+    /// After a complete listing of a scope: pods that were not shown say nothing more.
+    pub fn replicas_relisted(&self, namespace: Option<&str>, listed: &HashSet<(Key, String)>) {
+        let gone: Vec<(Key, String)> = {
+            let inner = self.lock();
+            let in_scope = inner.replicas.iter().filter(|(key, _)| namespace.is_none_or(|n| n == key.namespace));
+            let known = in_scope.flat_map(|(key, pods)| pods.keys().map(|uid| (key.clone(), uid.clone())));
+            known.filter(|replica| !listed.contains(replica)).collect()
+        };
+        for (key, uid) in gone {
+            self.replica_gone(&key, &uid);
+        }
+    }
+
+    /// What the pods of a config say.
+    #[must_use]
+    pub fn replicas(&self, key: &Key) -> BTreeMap<String, Replica> {
+        self.lock().replicas.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The config's pods, as listed last, and how long ago that was.
+    #[must_use]
+    pub fn pods(&self, key: &Key) -> Option<(Duration, Vec<Pod>)> {
+        self.lock().pods.get(key).map(|(at, pods)| (at.elapsed(), pods.clone()))
+    }
+
+    /// Remembers the config's pods.
+    pub fn pods_listed(&self, key: &Key, pods: Vec<Pod>) {
+        self.lock().pods.insert(key.clone(), (Instant::now(), pods));
+    }
+
+    /// What is remembered of the present step of the config's rollout.
+    #[must_use]
+    pub fn stage(&self, key: &Key) -> Option<Stage> {
+        self.lock().stages.get(key).cloned()
+    }
+
+    /// Remembers it.
+    pub fn keep_stage(&self, key: &Key, stage: Stage) {
+        self.lock().stages.insert(key.clone(), stage);
+    }
+
+    /// Whether this operator wrote the event already.
+    #[must_use]
+    pub fn was_told(&self, key: &Key, event: &str) -> bool {
+        self.lock().told.get(key).is_some_and(|told| told.contains(event))
+    }
+
+    /// The event was written.
+    pub fn keep_told(&self, key: &Key, event: String) {
+        let mut inner = self.lock();
+        let told = inner.told.entry(key.clone()).or_default();
+        // One written again is the same event: what is forgotten costs a call.
+        if told.len() >= 64 {
+            told.clear();
+        }
+        told.insert(event);
     }
 
     /// When the change was noticed that this run answers, if it is not a routine one.
@@ -463,7 +633,8 @@ mod tests {
         let version = Version { uid: "h".into(), resource_version: resource_version.into() };
         let head = Head::next(None, 1, Bundle::default(), jiff::Timestamp::UNIX_EPOCH);
         let observed = Observed::Ours(Stored { version, head, provenance: [0; 32] });
-        HeadMemory { config_uid: "u".into(), observed, log: Log::new(), highest: 1 }
+        let candidate = CandidateSlot::Absent;
+        HeadMemory { config_uid: "u".into(), observed, candidate, log: Log::new(), highest: 1 }
     }
 
     fn head_event(config: &str, resource_version: &str) -> PartialObjectMeta<Secret> {
@@ -509,7 +680,7 @@ mod tests {
     fn fetched(state: &State, source: &SourceRef, version: &str) {
         let unknown = state.fill(&BTreeSet::from([source.clone()]), &mut Sources::default());
         let keys = Arc::new(Keys([("k".to_owned(), version.into())].into()));
-        state.keep_content(source, unknown[0].1, Some(version.to_owned()), Some(keys));
+        state.keep_content(source, unknown[0].1, Some(version.to_owned()), Some(keys), None);
     }
 
     fn is_known(state: &State, source: &SourceRef) -> bool {
@@ -533,7 +704,7 @@ mod tests {
         state.set_references(&key("a"), BTreeSet::from([map.clone()]));
         let asked = state.fill(&BTreeSet::from([map.clone()]), &mut Sources::default());
         state.source_changed(&map, Some("2"));
-        state.keep_content(&map, asked[0].1, Some("1".into()), None);
+        state.keep_content(&map, asked[0].1, Some("1".into()), None, None);
         assert!(!is_known(&state, &map));
         assert!(is_due(&state).await);
     }
@@ -603,7 +774,7 @@ mod tests {
         state.set_references(&key("a"), maps.clone());
         for (map, epoch) in state.fill(&maps, &mut Sources::default()) {
             let keys = Arc::new(Keys([("k".to_owned(), vec![0; CONTENT_BUDGET / 16])].into()));
-            state.keep_content(&map, epoch, Some("1".into()), Some(keys));
+            state.keep_content(&map, epoch, Some("1".into()), Some(keys), None);
         }
         let kept = state.lock().content_bytes;
         assert!(kept <= CONTENT_BUDGET && kept > CONTENT_BUDGET / 2, "{kept}");

@@ -4,7 +4,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use backon::ExponentialBuilder;
 use futures::{Stream, StreamExt, future::join_all};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
@@ -13,10 +16,10 @@ use kube::{
         watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
-use quorate_crds::{DistributedConfig, names};
+use quorate_crds::{ConfigReplica, DistributedConfig, names};
 use quorate_resolve::{SourceKind, SourceRef};
 
-use crate::{Key, Operator};
+use crate::{Key, Operator, rollout::Replica};
 
 /// The API server ends a watch after this long; a load balancer that drops idle connections does
 /// not go unnoticed for longer. Seconds.
@@ -30,7 +33,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub fn names_of(namespaces: &[String]) -> Vec<String> {
     scopes(namespaces)
         .iter()
-        .flat_map(|s| ["DistributedConfigs", "ConfigMaps", "Secrets"].map(|k| name(k, s.as_deref())))
+        .flat_map(|s| ["DistributedConfigs", "ConfigReplicas", "ConfigMaps", "Secrets"].map(|k| name(k, s.as_deref())))
         .collect()
 }
 
@@ -53,7 +56,12 @@ pub async fn follow(operator: Arc<Operator>) {
     };
     join_all(scopes.iter().map(|scope| async {
         let scope = scope.as_deref();
-        futures::join!(configs(&operator, scope, &listed), maps(&operator, scope), secrets(&operator, scope))
+        futures::join!(
+            configs(&operator, scope, &listed),
+            replicas(&operator, scope),
+            maps(&operator, scope),
+            secrets(&operator, scope)
+        )
     }))
     .await;
 }
@@ -108,7 +116,8 @@ fn explained(error: &watcher::Error) -> String {
     };
     match cause {
         kube::Error::Api(status) if status.code == 404 => {
-            "the CustomResourceDefinition distributedconfigs.quorate.io is not installed: kubectl apply -f crds/".into()
+            let names = "distributedconfigs.quorate.io and configreplicas.quorate.io";
+            format!("the CustomResourceDefinitions {names} are not both installed: kubectl apply -f crds/")
         }
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         other => {
@@ -129,7 +138,7 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
     let mut first = true;
     let apply = |guard: DeserializeGuard<DistributedConfig>| match guard.0 {
         Ok(mut config) => {
-            config.metadata.managed_fields = None;
+            keep_newest(&mut config.metadata.managed_fields);
             state.config_applied(config);
         }
         Err(invalid) => {
@@ -160,6 +169,73 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
         Event::Delete(object) => state.config_deleted(&Key::of(&object)),
     })
     .await;
+}
+
+/// Of who changed what, the last is all that is told.
+fn keep_newest(entries: &mut Option<Vec<ManagedFieldsEntry>>) {
+    let own = entries.take().unwrap_or_default().into_iter().filter(|e| e.subresource.as_deref() != Some("status"));
+    let newest = own.max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    *entries = newest.map(|entry| vec![ManagedFieldsEntry { fields_v1: None, ..entry }]);
+}
+
+async fn replicas(operator: &Operator, namespace: Option<&str>) {
+    let state = &operator.state;
+    let mut seen = HashSet::new();
+    let events = watcher(api::<DeserializeGuard<ConfigReplica>>(&operator.client, namespace), config());
+    let read = |guard: DeserializeGuard<ConfigReplica>| match guard.0 {
+        Ok(object) => Some(replica(&object)),
+        Err(invalid) => {
+            operator.metrics.error("undecodable");
+            let object = invalid.metadata.name.unwrap_or_default();
+            tracing::error!(
+                replica = object,
+                error = invalid.error,
+                "this ConfigReplica cannot be read: it counts for nothing"
+            );
+            None
+        }
+    };
+    drive(operator, &name("ConfigReplicas", namespace), events, |event| match event {
+        Event::Init => seen.clear(),
+        Event::InitApply(object) => {
+            if let Some((key, replica)) = read(object) {
+                seen.insert((key.clone(), replica.pod_uid.clone()));
+                state.replica_said(&key, replica);
+            }
+        }
+        Event::InitDone => state.replicas_relisted(namespace, &std::mem::take(&mut seen)),
+        Event::Apply(object) => {
+            if let Some((key, replica)) = read(object) {
+                state.replica_said(&key, replica);
+            }
+        }
+        Event::Delete(object) => {
+            if let Some((key, replica)) = read(object) {
+                state.replica_gone(&key, &replica.pod_uid);
+            }
+        }
+    })
+    .await;
+}
+
+/// What a ConfigReplica says, and of which config.
+#[must_use]
+pub fn replica(object: &ConfigReplica) -> (Key, Replica) {
+    let spec = object.spec.clone();
+    let key = Key { namespace: object.namespace().unwrap_or_default(), name: spec.config };
+    let replica = Replica {
+        pod_uid: spec.pod_uid,
+        pod: spec.pod,
+        runs: spec.runs,
+        state: spec.state,
+        revision: spec.revision,
+        hash: spec.hash,
+        proposal: spec.proposal,
+        message: spec.message,
+        lamport: spec.lamport,
+        born: object.creation_timestamp().map(|time| time.0).unwrap_or_default(),
+    };
+    (key, replica)
 }
 
 async fn maps(operator: &Operator, namespace: Option<&str>) {

@@ -1,0 +1,151 @@
+//! What a rollout is judged by: the pods, what they say, what the gates answered, and the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use quorate_crds::{Orders, Proposal, ReplicaState, rank};
+
+/// A live pod: neither being deleted nor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// metadata.uid.
+    pub uid: String,
+    /// metadata.name.
+    pub name: String,
+    /// Whether its Ready condition holds.
+    pub ready: bool,
+}
+
+/// What a pod says: its ConfigReplica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// The pod's uid.
+    pub pod_uid: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The revision whose files it has.
+    pub runs: Option<i64>,
+    /// What it says …
+    pub state: ReplicaState,
+    /// … of which revision …
+    pub revision: Option<i64>,
+    /// … with which content …
+    pub hash: Option<String>,
+    /// … read from which Secret.
+    pub proposal: Option<String>,
+    /// Why.
+    pub message: Option<String>,
+    /// Its Lamport stamp.
+    pub lamport: i64,
+    /// metadata.creationTimestamp, by the API server's clock.
+    pub born: Timestamp,
+}
+
+impl Replica {
+    /// Whether it speaks of exactly this proposal: an answer to another one, or another pod's, is none.
+    #[must_use]
+    pub fn answers(&self, proposal: &Proposal) -> bool {
+        self.proposal.as_deref() == Some(proposal.uid.as_str())
+            && self.revision == Some(proposal.revision)
+            && self.hash.as_deref() == Some(proposal.hash.as_str())
+    }
+}
+
+/// What a gate answered in the present step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GateState {
+    /// Failures in a row.
+    pub failures: u32,
+    /// When it was asked last, and what it answered.
+    pub last: Option<(Timestamp, Result<(), String>)>,
+}
+
+/// All that a rollout is judged by.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The live pods of the selector; without a selector, those that report.
+    pub pods: Vec<Pod>,
+    /// The live pods' ConfigReplicas, by pod uid.
+    pub replicas: BTreeMap<String, Replica>,
+    /// The pods that were ready when the candidate was made, as [`electorate`] writes them.
+    pub electorate: BTreeSet<String>,
+    /// What the gates answered in this step.
+    pub gates: BTreeMap<String, GateState>,
+    /// Since when the step bakes.
+    pub baking_since: Option<Timestamp>,
+    /// What people ask for.
+    pub orders: Orders,
+    /// Who made the change that the layers show.
+    pub changed_by: Option<String>,
+    /// The time.
+    pub now: Timestamp,
+    /// Whether pods and replicas were listed by quorum just now: before that nothing is decided.
+    pub fresh: bool,
+}
+
+impl Facts {
+    /// The live pods that report, with what they say.
+    pub fn reporting(&self) -> impl Iterator<Item = (&Pod, &Replica)> {
+        self.pods.iter().filter_map(|pod| Some((pod, self.replicas.get(&pod.uid)?)))
+    }
+
+    /// Whether the pod votes: it was ready when the candidate was made, is ready now, or has said
+    /// something before. Who is silent stays, until the pod ends.
+    #[must_use]
+    pub fn votes(&self, pod: &Pod) -> bool {
+        pod.ready || self.replicas.contains_key(&pod.uid) || self.electorate.contains(&voter(&pod.uid))
+    }
+
+    /// The next Lamport stamp: above all that was seen.
+    #[must_use]
+    pub fn lamport(&self, own: i64) -> i64 {
+        let seen = self.replicas.values().map(|replica| replica.lamport).max().unwrap_or_default();
+        seen.max(own).saturating_add(1)
+    }
+
+    /// Seconds since then; none if the clock went back.
+    #[must_use]
+    pub fn seconds_since(&self, then: Timestamp) -> u64 {
+        u64::try_from(self.now.as_second() - then.as_second()).unwrap_or_default()
+    }
+}
+
+/// The pods that are ready, as the candidate keeps them: some 13 bytes a pod.
+#[must_use]
+pub fn electorate(pods: &[Pod]) -> String {
+    let voters: Vec<String> = pods.iter().filter(|pod| pod.ready).map(|pod| voter(&pod.uid)).collect();
+    voters.join(",")
+}
+
+/// Reads what [`electorate`] wrote.
+#[must_use]
+pub fn read_electorate(text: &str) -> BTreeSet<String> {
+    text.split(',').filter(|voter| !voter.is_empty()).map(str::to_owned).collect()
+}
+
+/// Twelve digits tell a million pods apart.
+fn voter(uid: &str) -> String {
+    format!("{:012x}", rank("voter", uid) >> 16)
+}
+
+/// At most three names, and how many more.
+#[must_use]
+pub fn named<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.len() {
+        0..=3 => names.join(", "),
+        more => format!("{} and {} more", names.get(..3).unwrap_or_default().join(", "), more - 3),
+    }
+}
+
+/// What pods that refuse say, at most three of them.
+#[must_use]
+pub fn reasons<'a>(refusals: impl Iterator<Item = &'a Replica>) -> String {
+    let refusals: Vec<&Replica> = refusals.collect();
+    let told = refusals
+        .iter()
+        .take(3)
+        .map(|replica| format!("{}: {}", replica.pod, replica.message.as_deref().unwrap_or("it gives no reason")));
+    let told = told.collect::<Vec<_>>().join("; ");
+    if refusals.len() > 3 { format!("{told}; and {} more", refusals.len() - 3) } else { told }
+}
