@@ -9,13 +9,11 @@ pub fn tokens(key: &str) -> Result<Vec<String>, String> {
         return Ok(Vec::new());
     }
     let malformed = || format!("{key:?} is no key: write it as server.port, or as /server/port if a part has a dot");
-    match key.strip_prefix('/') {
-        Some(rest) => rest.split('/').map(unescaped).collect::<Option<_>>().ok_or_else(malformed),
-        None => {
-            let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
-            if parts.iter().any(String::is_empty) { Err(malformed()) } else { Ok(parts) }
-        }
+    if let Some(rest) = key.strip_prefix('/') {
+        return rest.split('/').map(unescaped).collect::<Option<_>>().ok_or_else(malformed);
     }
+    let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
+    if parts.iter().any(String::is_empty) { Err(malformed()) } else { Ok(parts) }
 }
 
 fn unescaped(token: &str) -> Option<String> {

@@ -37,8 +37,8 @@ pub async fn answer(words: &[String], target: &Target) -> Result {
     candidates.words.retain(|word| word.starts_with(last));
     // 4: do not complete file names; 0: do.
     let directive = if candidates.files { 0 } else { 4 };
-    let text: String = candidates.words.iter().map(|word| format!("{word}\n")).collect();
-    print(&format!("{text}:{directive}\n"))?;
+    candidates.words.push(format!(":{directive}\n"));
+    print(&candidates.words.join("\n"))?;
     Ok(Exit::Ok)
 }
 
@@ -68,9 +68,8 @@ fn candidates(command: &mut Command, words: &[String]) -> Candidates {
             positionals += 1;
         }
     }
-    let options = pending.map_or_else(Vec::new, |option| option.get_possible_values());
     if let Some(option) = pending {
-        let words = options.iter().map(|value| value.get_name().to_owned()).collect();
+        let words = option.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
         let files = matches!(option.get_id().as_str(), "filename" | "kubeconfig" | "directory");
         return Candidates { words, files, names: false };
     }
@@ -83,7 +82,7 @@ fn candidates(command: &mut Command, words: &[String]) -> Candidates {
         return Candidates { words: visible.map(|sub| sub.get_name().to_owned()).collect(), ..Candidates::default() };
     }
     let argument = current.get_positionals().nth(positionals);
-    let words = argument.map(|argument| argument.get_possible_values()).unwrap_or_default();
+    let words = argument.map(clap::Arg::get_possible_values).unwrap_or_default();
     Candidates {
         words: words.iter().map(|value| value.get_name().to_owned()).collect(),
         names: argument.is_some_and(|argument| argument.get_id() == "name"),

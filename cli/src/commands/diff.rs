@@ -174,12 +174,11 @@ fn file(path: &str, older: Option<&BundleFile>, newer: Option<&BundleFile>) -> O
         return Some(difference);
     }
     let side = |file: Option<&BundleFile>| file.map_or(Some(String::new()), |file| readable(&file.bytes));
-    match (side(older), side(newer)) {
-        (Some(a), Some(b)) => difference.diff = Some(unified(path, (older.is_some(), &a), (newer.is_some(), &b))),
-        _ => {
-            let told = [older, newer].map(|file| file.map_or("nothing".to_owned(), |file| described(&file.bytes)));
-            difference.binary = Some(told.join(" -> "));
-        }
+    if let (Some(a), Some(b)) = (side(older), side(newer)) {
+        difference.diff = Some(unified(path, (older.is_some(), &a), (newer.is_some(), &b)));
+    } else {
+        let told = [older, newer].map(|file| file.map_or("nothing".to_owned(), |file| described(&file.bytes)));
+        difference.binary = Some(told.join(" -> "));
     }
     Some(difference)
 }

@@ -85,7 +85,7 @@ fn view(config: &DistributedConfig, notes: &HeadNotes) -> History {
         marks: marks(entry.revision, &entry.hash),
     };
     let mut revisions: Vec<Entry> = status.history.iter().map(entry).collect();
-    revisions.sort_by(|a, b| b.revision.cmp(&a.revision));
+    revisions.sort_by_key(|entry| std::cmp::Reverse(entry.revision));
     History {
         namespace: config.namespace().unwrap_or_default(),
         name: config.name_any(),

@@ -54,7 +54,9 @@ pub fn run(answer: Answer, namespace: &str, options: &options::Lint) -> Result {
     if report.configs == 0 && report.problems.is_empty() {
         return Err(Failure::not_found("there is no DistributedConfig in the files"));
     }
-    notes.iter().for_each(|text| note(text));
+    for text in &notes {
+        note(text);
+    }
     answer.give(&report, |style| text(style, &report))?;
     Ok(if report.problems.is_empty() { Exit::Ok } else { Exit::Failed })
 }
@@ -70,7 +72,7 @@ pub fn check(texts: &[Text], namespace: &str, allow_missing: bool) -> (Report, V
     for object in manifests.configs() {
         findings.extend(of_config(object, &manifests, &sources, allow_missing, &mut notes));
     }
-    findings.sort_by(|a, b| (a.file, a.place).cmp(&(b.file, b.place)));
+    findings.sort_by_key(|finding| (finding.file, finding.place));
     let problems = findings.iter().map(|finding| line(finding, texts)).collect();
     (Report { configs: manifests.configs().count(), problems }, notes)
 }
@@ -195,47 +197,102 @@ mod tests {
     const FILES: &str = "  files:\n  - path: app.yaml\n";
     const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web-eu}\ndata:\n  n: \"1\"\n  values.yaml: |\n    a: 1\n    server:\n      port: 99999\n";
 
+    const BASE: &str = "  - name: base\n    inline:\n      server: {port: 8080}\n";
+    const REGION: &str = "  - name: region\n    configMapRef: {name: web-eu, key: values.yaml}\n";
+    const PORT: &str =
+        "  validation:\n    schema:\n      properties: {server: {properties: {port: {maximum: 65535}}}}\n";
+
+    /// What it is, the spec, the manifests beside it, and how each line begins.
+    type Case<'c> = (&'c str, String, &'c str, &'c [&'c str]);
+
+    fn assert_told(cases: &[Case<'_>]) {
+        for (name, spec, sources, expected) in cases {
+            let found = linted(spec, sources);
+            assert_eq!(found.len(), expected.len(), "{name}: {found:#?}");
+            for (found, expected) in found.iter().zip(*expected) {
+                assert!(found.starts_with(expected), "{name}: {found}\nis not {expected}");
+            }
+        }
+    }
+
     #[test]
-    fn each_mistake_is_told_with_file_line_and_reason() {
-        let base = "  - name: base\n    inline:\n      server: {port: 8080}\n";
-        let region = "  - name: region\n    configMapRef: {name: web-eu, key: values.yaml}\n";
-        let port = "  validation:\n    schema:\n      properties: {server: {properties: {port: {maximum: 65535}}}}\n";
-        let cases: &[(&str, String, &str, &[&str])] = &[
-            ("clean", format!("{FILES}  layers:\n{base}"), "", &[]),
-            ("no yaml", format!("{FILES}  layers: [\n{base}"), "", &["web.yaml:9:3: it is no YAML: "]),
+    fn a_mistake_in_a_manifest_is_told_with_file_line_and_reason() {
+        assert_told(&[
+            ("clean", format!("{FILES}  layers:\n{BASE}"), "", &[]),
+            ("no yaml", format!("{FILES}  layers: [\n{BASE}"), "", &["web.yaml:9:3: it is no YAML: "]),
             (
                 "twice",
-                format!("{FILES}{FILES}  layers:\n{base}"),
+                format!("{FILES}{FILES}  layers:\n{BASE}"),
                 "",
                 &["web.yaml:8:3: key \"files\" is there twice, first in line 6"],
             ),
             (
                 "typo",
-                format!("{FILES}  layers:\n{base}    inlin: {{}}\n"),
+                format!("{FILES}  layers:\n{BASE}    inlin: {{}}\n"),
                 "",
                 &["web.yaml:12:5: spec.layers[0].inlin: there is no field \"inlin\"; did you mean \"inline\"?"],
             ),
             (
                 "two sources",
-                format!("{FILES}  layers:\n{base}    secretRef: {{name: s}}\n"),
+                format!("{FILES}  layers:\n{BASE}    secretRef: {{name: s}}\n"),
                 "",
                 &["web.yaml:9:5: spec.layers[0]: a layer has exactly one of inline"],
             ),
             (
                 "same layer",
-                format!("{FILES}  layers:\n{base}{base}"),
+                format!("{FILES}  layers:\n{BASE}{BASE}"),
                 "",
                 &["web.yaml:12:5: spec.layers[1].name: name \"base\" is there twice"],
             ),
             (
                 "same path",
-                format!("{FILES}  - path: app.yaml\n  layers:\n{base}"),
+                format!("{FILES}  - path: app.yaml\n  layers:\n{BASE}"),
                 "",
                 &["web.yaml:8:5: spec.files[1].path: path \"app.yaml\" is there twice"],
             ),
             (
+                "rollout",
+                format!(
+                    "{FILES}  layers:\n{BASE}  selector: {{}}\n  rollout:\n    strategy: Canary\n    steps:\n    - pods: 50%\n    - pods: 10%\n"
+                ),
+                "",
+                &["web.yaml:17:7: spec.rollout.steps[1].pods: step 2 must be more than the one before"],
+            ),
+            (
+                "gate",
+                format!(
+                    "{FILES}  layers:\n{BASE}  selector: {{}}\n  rollout:\n    strategy: Canary\n    steps: [{{pods: 1}}]\n    gates:\n    - name: up\n      prometheus: {{url: 'http://p', query: up, min: 2, max: 1}}\n"
+                ),
+                "",
+                &["web.yaml:17:7: spec.rollout.gates[0]: min 2 is above max 1"],
+            ),
+            (
+                "no selector",
+                format!("{FILES}  layers:\n{BASE}  rollout:\n    strategy: Quorum\n"),
+                "",
+                &["web.yaml:13:5: spec.rollout.strategy Quorum and Canary need spec.selector"],
+            ),
+            (
+                "no object",
+                format!("{FILES}  layers:\n{BASE}"),
+                "a: 1\n",
+                &["sources.yaml:1:1: it is no object of Kubernetes"],
+            ),
+            (
+                "secret",
+                format!("{FILES}  layers:\n{BASE}"),
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {k: hunter2!}\n",
+                &["sources.yaml:4:1: Secret shop/s: its data is not base64"],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn what_does_not_resolve_is_told_where_it_can_be_mended() {
+        assert_told(&[
+            (
                 "file and folder",
-                format!("{FILES}  - path: app.yaml/x\n  layers:\n{base}"),
+                format!("{FILES}  - path: app.yaml/x\n  layers:\n{BASE}"),
                 "",
                 &[
                     "web.yaml:8:5: file app.yaml/x: \"app.yaml\" would be both a file and a directory",
@@ -244,31 +301,31 @@ mod tests {
             ),
             (
                 "missing map",
-                format!("{FILES}  layers:\n{base}{region}"),
+                format!("{FILES}  layers:\n{BASE}{REGION}"),
                 "",
                 &["web.yaml:13:20: layer region: ConfigMap shop/web-eu does not exist"],
             ),
             (
                 "missing key",
-                format!("{FILES}  layers:\n{base}{}", region.replace("values.yaml", "other")),
+                format!("{FILES}  layers:\n{BASE}{}", REGION.replace("values.yaml", "other")),
                 MAP,
                 &["web.yaml:13:34: layer region: ConfigMap shop/web-eu has no key \"other\""],
             ),
             (
                 "schema, inline",
-                format!("{FILES}{port}  layers:\n{}", base.replace("8080", "80808")),
+                format!("{FILES}{PORT}  layers:\n{}", BASE.replace("8080", "80808")),
                 "",
                 &["web.yaml:14:16: layer base, /server/port: 80808 is greater than the maximum of 65535"],
             ),
             (
                 "schema, in a map's document",
-                format!("{FILES}{port}  layers:\n{base}{region}"),
+                format!("{FILES}{PORT}  layers:\n{BASE}{REGION}"),
                 MAP,
                 &["sources.yaml:9:7: layer region, /server/port: 99999 is greater than the maximum of 65535"],
             ),
             (
                 "document",
-                format!("{FILES}  layers:\n{base}{region}"),
+                format!("{FILES}  layers:\n{BASE}{REGION}"),
                 &MAP.replace("port: 99999", "port: [1"),
                 &[
                     "sources.yaml:10:5: layer region: key \"values.yaml\" of ConfigMap shop/web-eu is not usable as YAML",
@@ -277,79 +334,38 @@ mod tests {
             (
                 "rule",
                 format!(
-                    "{FILES}  layers:\n{base}  validation:\n    rules:\n    - rule: self.server.port > 1\n    - rule: self.server.port > 9000\n      message: too low\n"
+                    "{FILES}  layers:\n{BASE}  validation:\n    rules:\n    - rule: self.server.port > 1\n    - rule: self.server.port > 9000\n      message: too low\n"
                 ),
                 "",
                 &["web.yaml:15:7: /: rule 2: too low"],
             ),
             (
                 "bad schema",
-                format!("{FILES}  layers:\n{base}  validation:\n    schema: {{type: nope}}\n"),
+                format!("{FILES}  layers:\n{BASE}  validation:\n    schema: {{type: nope}}\n"),
                 "",
                 &["web.yaml:13:5: validation.schema cannot be used"],
             ),
             (
                 "template",
                 format!(
-                    "{FILES}  - path: n.conf\n    template: |\n      ok\n      listen {{{{ server.prt }}}};\n  layers:\n{base}"
+                    "{FILES}  - path: n.conf\n    template: |\n      ok\n      listen {{{{ server.prt }}}};\n  layers:\n{BASE}"
                 ),
                 "",
                 &["web.yaml:11:7: file n.conf: "],
             ),
             (
                 "from",
-                format!("{FILES}  - path: n.conf\n    from: /nope\n  layers:\n{base}"),
+                format!("{FILES}  - path: n.conf\n    from: /nope\n  layers:\n{BASE}"),
                 "",
                 &["web.yaml:9:5: file n.conf, /nope: the merged value has nothing at `from`"],
             ),
             (
                 "key copied",
-                format!("{FILES}  - path: k\n    secretKeyRef: {{name: s, key: k}}\n  layers:\n{base}"),
+                format!("{FILES}  - path: k\n    secretKeyRef: {{name: s, key: k}}\n  layers:\n{BASE}"),
                 "",
                 &["web.yaml:9:5: file k: Secret shop/s does not exist"],
             ),
-            (
-                "rollout",
-                format!(
-                    "{FILES}  layers:\n{base}  selector: {{}}\n  rollout:\n    strategy: Canary\n    steps:\n    - pods: 50%\n    - pods: 10%\n"
-                ),
-                "",
-                &["web.yaml:17:7: spec.rollout.steps[1].pods: step 2 must be more than the one before"],
-            ),
-            (
-                "gate",
-                format!(
-                    "{FILES}  layers:\n{base}  selector: {{}}\n  rollout:\n    strategy: Canary\n    steps: [{{pods: 1}}]\n    gates:\n    - name: up\n      prometheus: {{url: 'http://p', query: up, min: 2, max: 1}}\n"
-                ),
-                "",
-                &["web.yaml:17:7: spec.rollout.gates[0]: min 2 is above max 1"],
-            ),
-            (
-                "no selector",
-                format!("{FILES}  layers:\n{base}  rollout:\n    strategy: Quorum\n"),
-                "",
-                &["web.yaml:13:5: spec.rollout.strategy Quorum and Canary need spec.selector"],
-            ),
-            (
-                "no object",
-                format!("{FILES}  layers:\n{base}"),
-                "a: 1\n",
-                &["sources.yaml:1:1: it is no object of Kubernetes"],
-            ),
-            (
-                "secret",
-                format!("{FILES}  layers:\n{base}"),
-                "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {k: hunter2!}\n",
-                &["sources.yaml:4:1: Secret shop/s: its data is not base64"],
-            ),
-        ];
-        for (name, spec, sources, expected) in cases {
-            let found = linted(spec, sources);
-            assert_eq!(found.len(), expected.len(), "{name}: {found:#?}");
-            for (found, expected) in found.iter().zip(*expected) {
-                assert!(found.starts_with(expected), "{name}: {found}\nis not {expected}");
-            }
-        }
+        ]);
     }
 
     #[test]

@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::testing::PLAIN;
 
-    const MANIFESTS: &str = r#"
+    const MANIFESTS: &str = r"
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: web-eu}
@@ -225,7 +225,7 @@ spec:
   - {path: app/config.yaml, from: /server, mode: 0400}
   - {path: db.env, from: /db}
   - {path: keystore, configMapKeyRef: {name: web-eu, key: keystore}}
-"#;
+";
 
     fn found() -> Vec<Found> {
         let texts = [Text { name: "web.yaml".into(), text: MANIFESTS.into() }];

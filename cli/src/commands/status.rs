@@ -197,28 +197,31 @@ struct List<'a> {
 /// # Errors
 /// When the config does not exist, or the API server fails.
 pub async fn run(cluster: &Cluster, answer: Answer, options: &options::Status) -> Result {
-    let exit = match &options.name {
-        Some(name) => {
-            let config = cluster.config(name).await?;
-            let detail = Detail::of(&config, &head_notes(cluster, name).await, &replicas(cluster, name).await);
-            answer.give(&detail, |style| detail_text(style, &detail, Timestamp::now()))?;
-            detail.view.outcome.exit()
-        }
-        None => {
-            let configs: Api<DistributedConfig> =
-                if options.all_namespaces { Api::all(cluster.client.clone()) } else { cluster.configs() };
-            let listed = call("list DistributedConfigs", configs.list(&ListParams::default())).await?;
-            let views: Vec<View> = listed.items.iter().map(View::of).collect();
-            if views.is_empty() {
-                let place =
-                    if options.all_namespaces { "any namespace" } else { &format!("namespace {}", cluster.namespace) };
-                note(&format!("there is no DistributedConfig in {place}"));
-            }
-            answer.give(&List { configs: &views }, |style| list_text(style, &views, options.all_namespaces))?;
-            Outcome::exit_of_all(views.iter().map(|view| view.outcome))
-        }
+    let exit = if let Some(name) = &options.name {
+        one(cluster, answer, name).await?
+    } else {
+        all(cluster, answer, options.all_namespaces).await?
     };
     Ok(if options.exit_code { exit } else { Exit::Ok })
+}
+
+async fn one(cluster: &Cluster, answer: Answer, name: &str) -> Result {
+    let config = cluster.config(name).await?;
+    let detail = Detail::of(&config, &head_notes(cluster, name).await, &replicas(cluster, name).await);
+    answer.give(&detail, |style| detail_text(style, &detail, Timestamp::now()))?;
+    Ok(detail.view.outcome.exit())
+}
+
+async fn all(cluster: &Cluster, answer: Answer, namespaces: bool) -> Result {
+    let configs: Api<DistributedConfig> = if namespaces { Api::all(cluster.client.clone()) } else { cluster.configs() };
+    let listed = call("list DistributedConfigs", configs.list(&ListParams::default())).await?;
+    let views: Vec<View> = listed.items.iter().map(View::of).collect();
+    if views.is_empty() {
+        let place = if namespaces { "any namespace" } else { &format!("namespace {}", cluster.namespace) };
+        note(&format!("there is no DistributedConfig in {place}"));
+    }
+    answer.give(&List { configs: &views }, |style| list_text(style, &views, namespaces))?;
+    Ok(Outcome::exit_of_all(views.iter().map(|view| view.outcome)))
 }
 
 /// What the head says beside its content. Without the right to read it, that part stays empty.
@@ -339,11 +342,11 @@ pub fn summary(style: Style, view: &View, now: Timestamp) -> String {
     if let Some(pods) = &view.pods {
         let parts = [(pods.rejected, "refused", Tone::Bad), (pods.stale, "stale", Tone::Busy)];
         let parts = parts.iter().filter(|(number, ..)| *number > 0);
-        let told: String = parts
-            .map(|(number, what, tone)| format!(", {}", style.paint(*tone, &format!("{number} {what}"))))
-            .collect();
+        let told = parts.map(|(number, what, tone)| style.paint(*tone, &format!("{number} {what}")));
+        let applied = format!("{} of {} applied", pods.applied, pods.desired);
+        let told: Vec<String> = std::iter::once(applied).chain(told).collect();
         let bar = style.bar(pods.applied, pods.rejected, pods.desired);
-        fields.add("Pods", format!("{bar}{} of {} applied{told}", pods.applied, pods.desired));
+        fields.add("Pods", bar + &told.join(", "));
     }
     if let Some(candidate) = &view.candidate {
         let hash = printable(short_hash(&candidate.hash));

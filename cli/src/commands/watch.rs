@@ -86,13 +86,11 @@ pub async fn follow(cluster: &Cluster, answer: Answer, name: &str, patience: Pat
     let mut screen = Screen::new(answer);
     let end = until_reached(cluster, name, &mut screen, goal, Box::pin(events));
     let Some(limit) = patience.timeout else { return end.await };
-    match tokio::time::timeout(limit.into(), end).await {
-        Ok(end) => end,
-        Err(_) => {
-            note(&format!("DistributedConfig {}/{name}: still in progress after {limit}", cluster.namespace));
-            Ok(Exit::InProgress)
-        }
+    if let Ok(end) = tokio::time::timeout(limit.into(), end).await {
+        return end;
     }
+    note(&format!("DistributedConfig {}/{name}: still in progress after {limit}", cluster.namespace));
+    Ok(Exit::InProgress)
 }
 
 async fn until_reached(
@@ -160,8 +158,8 @@ fn is_refusal(error: &watcher::Error) -> bool {
     let code = match error {
         InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => status.code,
-        WatchError(status) => status.code,
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => status.code,
         _ => return false,
     };
     matches!(code, 401 | 403 | 404)

@@ -85,7 +85,9 @@ fn complete(schema: &Value, value: &mut Value) {
         }
         Value::Array(items) => {
             if let Some(schema) = schema.get("items") {
-                items.iter_mut().for_each(|item| complete(schema, item));
+                for item in items {
+                    complete(schema, item);
+                }
             }
         }
         _ => {}
@@ -151,9 +153,10 @@ impl Checker {
         let is_set = schema["x-kubernetes-list-type"] == "set";
         let mut seen = BTreeSet::new();
         for (index, item) in items.iter().enumerate() {
-            let identity: Vec<String> = match is_set {
-                true => vec![item.to_string()],
-                false => keys.iter().filter_map(|key| item.get(key)).map(ToString::to_string).collect(),
+            let identity: Vec<String> = if is_set {
+                vec![item.to_string()]
+            } else {
+                keys.iter().filter_map(|key| item.get(key)).map(ToString::to_string).collect()
             };
             if !identity.is_empty() && !seen.insert(identity.clone()) {
                 path.push(index.to_string());
@@ -247,13 +250,11 @@ fn unknown(name: &str, known: &Map<String, Value>) -> String {
         .map(|other| (close(&other), other))
         .filter(|(ratio, _)| *ratio > 0.6)
         .max_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal));
-    match nearest {
-        Some((_, other)) => format!("there is no field {name:?}; did you mean {other:?}?"),
-        None => {
-            let all: Vec<&str> = known.keys().map(String::as_str).collect();
-            format!("there is no field {name:?}; there are {}", all.join(", "))
-        }
+    if let Some((_, other)) = nearest {
+        return format!("there is no field {name:?}; did you mean {other:?}?");
     }
+    let all: Vec<&str> = known.keys().map(String::as_str).collect();
+    format!("there is no field {name:?}; there are {}", all.join(", "))
 }
 
 #[cfg(test)]
