@@ -11,7 +11,6 @@ use kube::{
 use quorate_crds::{
     ConfigReplica, ConfigReplicaSpec, DistributedConfig, Orders, Refused, ReplicaState,
     head::{Bundle, Head},
-    names,
 };
 use quorate_resolve::{Keys, SourceKind, SourceRef, Sources, resolve};
 use quorate_tests::Cluster;

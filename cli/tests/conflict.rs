@@ -85,7 +85,7 @@ impl Script {
     }
 }
 
-/// Pauses a config whose PATCHes meet these fates: whether it was written and how often that was tried.
+/// Pauses a config whose patches meet these fates: whether it was written and how often that was tried.
 async fn paused(fates: &[Fate]) -> (Result<bool, Failure>, usize) {
     let config = json!({
         "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig",
