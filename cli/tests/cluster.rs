@@ -1,7 +1,7 @@
 //! The plugin as users run it, on a real API server, with what the operator would have stored.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{path::PathBuf, process::Stdio, sync::Arc};
+use std::{path::Path, process::Stdio, sync::Arc};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
@@ -153,14 +153,8 @@ impl Scene {
         Orders::of(self.read().await.annotations())
     }
 
-    fn command(&self, kubeconfig: &PathBuf, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-quorate"));
-        command.args(arguments.split(' ')).env("KUBECONFIG", kubeconfig).kill_on_drop(true);
-        command
-    }
-
-    async fn say_as(&self, kubeconfig: &PathBuf, arguments: &str) -> Said {
-        let output = self.command(kubeconfig, arguments).output().await.unwrap();
+    async fn say_as(&self, kubeconfig: &Path, arguments: &str) -> Said {
+        let output = command(kubeconfig, arguments).output().await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
     }
@@ -171,11 +165,18 @@ impl Scene {
 
     /// What follows a config, and its lines as they come.
     fn follow(&self, arguments: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
-        let mut command = self.command(&self.cluster.kubeconfig(0), arguments);
+        let mut command = command(&self.cluster.kubeconfig(0), arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         (child, lines)
     }
+}
+
+/// The program as a person would call it.
+fn command(kubeconfig: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-quorate"));
+    command.args(arguments.split(' ')).env("KUBECONFIG", kubeconfig).kill_on_drop(true);
+    command
 }
 
 /// The lines up to one that holds this.
