@@ -1,24 +1,34 @@
-//! Follows one config's head, and publishes what it says.
+//! Follows one config's head, and does what it says.
 //!
-//! Each round begins with a quorum read, then watches from its version. A watch ends when the API
-//! server ends it, when it is silent for longer than bookmarks are, or when it shows a revision
-//! older than the one published: that one is believed only after the next quorum read.
+//! Each round begins with a quorum read, then watches from its version. The read is repeated in the
+//! course of the watch, as often as the head's freshness demands, and soon after something went
+//! wrong. A round ends when the API server ends the watch, when the watch is silent for longer than
+//! bookmarks are, or when it shows an older revision than a read did: that one is believed only after
+//! the next quorum read.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future, pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, WatchEvent, WatchParams},
 };
-use quorate_crds::{Proposal, head::Head, names};
-use tokio::time::{Instant, timeout};
+use quorate_crds::{Ask, Proposal, ReplicaState, head::Head, names};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     Shared,
+    backoff::{Backoff, Spread},
+    candidate,
     disk::Disk,
     mirror::{Mirror, Unwritten, Verdict},
+    target::{Pod, Target, target},
+    word::Word,
 };
 
 /// The API server ends a watch after this long. Seconds.
@@ -29,16 +39,18 @@ const SILENCE: Duration = Duration::from_secs(90);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// The loop turns at least this often.
 const TURN: Duration = Duration::from_secs(10);
-/// The first and the longest wait after a failed round.
+/// The first and the longest wait after a failed round or reading.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 
-/// What stops a round.
+/// What keeps a pod from doing what the head says.
 #[derive(Debug, thiserror::Error)]
 enum Interruption {
     #[error("reading Secret {name}: no answer within {} s", CALL_LIMIT.as_secs())]
     Silent { name: String },
     #[error("reading Secret {name}: {why}")]
     Refused { name: String, why: String, category: &'static str },
+    #[error("the candidate, Secret {name}, counts for nothing: {why}")]
+    Candidate { name: String, why: String },
     #[error("{0}")]
     Disk(#[from] Unwritten),
 }
@@ -48,6 +60,7 @@ impl Interruption {
         match self {
             Self::Silent { .. } => "timeout",
             Self::Refused { category, .. } => category,
+            Self::Candidate { .. } => "candidate",
             Self::Disk(_) => "disk",
         }
     }
@@ -59,36 +72,65 @@ pub struct Follower<D> {
     config: String,
     secrets: Api<Secret>,
     mirror: Mirror<D>,
+    words: watch::Sender<Option<Word>>,
+    born: watch::Receiver<Option<Timestamp>>,
+    /// The head's highest revision, and the version of the newest head that was read.
+    highest: Option<i64>,
+    version: Option<u64>,
+    /// Whether the head asks chosen pods for something.
+    chooses: bool,
+    /// When the head is read again, by the clock of its freshness.
+    due: Duration,
+    retries: Backoff,
+    spread: Spread,
 }
 
 impl<D: Disk + Send + Sync + 'static> Follower<D> {
-    /// Of the config that `mirror` shows.
-    pub fn new(shared: Arc<Shared>, client: Client, config: &str, mirror: Mirror<D>) -> Self {
-        let secrets = Api::namespaced(client, &shared.options.namespace);
-        Self { shared, config: config.to_owned(), secrets, mirror }
+    /// Of the config that `mirror` shows. What the pod says of it is sent to `words`; when the pod's
+    /// ConfigReplica was created is learnt from `born`.
+    pub fn new(
+        shared: Arc<Shared>,
+        client: Client,
+        config: &str,
+        mirror: Mirror<D>,
+        words: watch::Sender<Option<Word>>,
+        born: watch::Receiver<Option<Timestamp>>,
+    ) -> Self {
+        let (secrets, seed) = (Api::namespaced(client, &shared.options.namespace), shared.seed(config));
+        Self {
+            config: config.to_owned(),
+            secrets,
+            mirror,
+            words,
+            born,
+            highest: None,
+            version: None,
+            chooses: false,
+            due: Duration::ZERO,
+            retries: Backoff::new(BACKOFF.0, BACKOFF.1, &seed),
+            spread: Spread::new(&seed),
+            shared,
+        }
     }
 
     /// Follows, for ever; with `--once` until the first publication.
     pub async fn run(mut self) {
         self.mirror.begin().await;
-        let mut wait = BACKOFF.0;
+        let mut pauses = Backoff::new(BACKOFF.0, BACKOFF.1, &self.shared.seed(&self.config));
         loop {
-            self.shared.health.turn(&self.config);
+            self.turn();
             let began = Instant::now();
-            let ended = self.round().await;
-            if ended.is_ok() && self.is_done() {
-                return;
+            if let Err(interruption) = self.round().await {
+                self.failed(&interruption);
             }
-            if let Err(interruption) = ended {
-                self.shared.metrics.error(interruption.category());
-                self.trouble(&format!("{interruption}; the files stay as they are"));
+            if self.is_done() {
+                return;
             }
             // A watch that is ended at once, again and again, must not become a busy loop.
             if began.elapsed() > BACKOFF.1 {
-                wait = BACKOFF.0;
+                pauses.reset();
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            sleep(pauses.wait()).await;
             self.shared.metrics.reconnects.inc();
         }
     }
@@ -96,6 +138,10 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
     /// Whether `--once` was asked for and has come true.
     fn is_done(&self) -> bool {
         self.shared.options.once && self.mirror.shown().is_some()
+    }
+
+    fn turn(&self) {
+        self.shared.health.turn(&self.config);
     }
 
     async fn round(&mut self) -> Result<(), Interruption> {
@@ -108,67 +154,226 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
 
     /// The quorum read: a list, since it gives a version to watch from when there is no head, too.
     async fn read(&mut self) -> Result<String, Interruption> {
+        let sent = self.shared.health.now();
         let selector = format!("metadata.name={}", names::head_name(&self.config));
         let params = ListParams::default().fields(&selector);
-        let listed = self.called(self.secrets.list(&params)).await?;
+        let name = names::head_name(&self.config);
+        let listed = self.called(&name, "list and watch", self.secrets.list(&params)).await?;
         let version = listed.metadata.resource_version.clone().unwrap_or_default();
+        self.due = self.next_reading();
         match listed.items.first() {
-            Some(secret) => self.take(secret).await?,
-            None => self.absent(),
+            None => {
+                self.shared.health.confirmed(&self.config, sent);
+                self.absent();
+            }
+            Some(secret) => {
+                if let Some(head) = self.verified(secret) {
+                    self.shared.health.confirmed(&self.config, sent);
+                    self.take(secret, head).await;
+                }
+            }
         }
         Ok(version)
     }
 
     async fn watch(&mut self, version: &str) -> Result<(), Interruption> {
-        let selector = format!("metadata.name={}", names::head_name(&self.config));
+        let name = names::head_name(&self.config);
+        let selector = format!("metadata.name={name}");
         let params = WatchParams::default().fields(&selector).timeout(WATCH_SECONDS);
-        let events = self.called(self.secrets.watch(&params, version)).await?;
+        let events = self.called(&name, "list and watch", self.secrets.watch(&params, version)).await?;
         let mut events = pin!(events);
         let mut heard = Instant::now();
-        loop {
-            self.shared.health.turn(&self.config);
-            let event = match timeout(TURN, events.next()).await {
-                Ok(Some(event)) => event,
-                Ok(None) => return Ok(()),
-                Err(_) if heard.elapsed() > SILENCE => {
-                    self.shared.metrics.error("silent_watch");
-                    return Ok(());
+        while !self.is_done() {
+            self.turn();
+            let due_in = self.due.saturating_sub(self.shared.health.now());
+            if due_in.is_zero() {
+                // The watch goes on, whatever comes of it.
+                if let Err(interruption) = self.read().await {
+                    self.failed(&interruption);
                 }
-                Err(_) => continue,
+                continue;
+            }
+            let event = tokio::select! {
+                biased;
+                event = events.next() => event,
+                () = changed(&mut self.born), if self.chooses => {
+                    self.due = Duration::ZERO;
+                    continue;
+                }
+                () = sleep(due_in.min(TURN)) => {
+                    if heard.elapsed() > SILENCE {
+                        self.shared.metrics.error("silent_watch");
+                        return Ok(());
+                    }
+                    continue;
+                }
             };
             heard = Instant::now();
             match event {
-                Ok(WatchEvent::Added(secret) | WatchEvent::Modified(secret)) => {
-                    let older = revision_of(&secret) < self.mirror.shown().map(|shown| shown.revision);
-                    if older {
+                Some(Ok(WatchEvent::Added(secret) | WatchEvent::Modified(secret))) => {
+                    let Some(head) = self.verified(&secret) else { continue };
+                    if self.highest.is_some_and(|highest| head.revision < highest) {
                         // Only the quorum read that begins the next round is believed.
                         return Ok(());
                     }
-                    self.take(&secret).await?;
-                    if self.is_done() {
-                        return Ok(());
+                    if self.is_newer(&secret) {
+                        self.take(&secret, head).await;
                     }
                 }
-                Ok(WatchEvent::Deleted(_)) => self.absent(),
-                Ok(WatchEvent::Bookmark(_)) => {}
-                // 410 and the like: the next round reads again.
-                Ok(WatchEvent::Error(_)) => return Ok(()),
-                Err(error) => return Err(self.refused(&error)),
+                // Gone for good, or made again already: a quorum read tells.
+                Some(Ok(WatchEvent::Deleted(_))) => self.due = Duration::ZERO,
+                Some(Ok(WatchEvent::Bookmark(_))) => {}
+                // Ended, or 410 and the like: the next round reads again.
+                None | Some(Ok(WatchEvent::Error(_))) => return Ok(()),
+                Some(Err(error)) => return Err(self.refused(&name, "list and watch", &error)),
             }
         }
+        Ok(())
     }
 
-    async fn called<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, Interruption> {
-        match timeout(CALL_LIMIT, call).await {
-            Ok(answer) => answer.map_err(|error| self.refused(&error)),
-            Err(_) => Err(Interruption::Silent { name: self.name() }),
+    /// A third of the time after which knowledge is too old, with jitter.
+    fn next_reading(&mut self) -> Duration {
+        self.shared.health.now() + self.spread.around(self.shared.health.interval(&self.config))
+    }
+
+    /// Whether a read has not shown it already: it may have overtaken the watch.
+    fn is_newer(&self, secret: &Secret) -> bool {
+        self.version.is_none_or(|known| version_of(secret).is_none_or(|version| version > known))
+    }
+
+    /// What a head says is done, or it is told why not and tried again soon.
+    async fn take(&mut self, secret: &Secret, head: Head) {
+        (self.highest, self.version) = (Some(head.revision), version_of(secret));
+        self.shared.lamport.see(head.lamport);
+        self.mirror.demand(&head.freshness).await;
+        self.due = self.due.min(self.next_reading());
+        let uid = secret.uid().unwrap_or_default();
+        let content = Proposal { uid, revision: head.revision, hash: head.hash.clone() };
+        match self.act(&content, &Arc::new(head)).await {
+            Ok(()) => {
+                self.retries.reset();
+                if self.mirror.shown().is_some() {
+                    self.shared.health.problem(&self.config, None);
+                }
+            }
+            Err(interruption) => self.failed(&interruption),
         }
     }
 
-    fn refused(&self, error: &kube::Error) -> Interruption {
+    /// Does what a head says, and says what came of it.
+    async fn act(&mut self, own: &Proposal, head: &Arc<Head>) -> Result<(), Interruption> {
+        let rollout = head.standing.rollout.as_ref();
+        self.chooses = rollout.is_some_and(|rollout| matches!(rollout.ask, Ask::Try { .. }));
+        let born = *self.born.borrow_and_update();
+        let uid = if self.shared.reports() { &self.shared.options.pod_uid } else { "" };
+        let pod = Pod { uid, born, shown: self.mirror.shown() };
+        let target = target(own, rollout, pod);
+        let proposal = rollout.map(|rollout| &rollout.proposal);
+        self.mirror.keep(&[Some(own), proposal].into_iter().flatten().collect::<Vec<_>>()).await;
+
+        let in_rollout = |word| Word { in_rollout: rollout.is_some(), ..word };
+        match target {
+            Target::Head => {
+                let word = self.show(own, head).await?;
+                self.say(in_rollout(word));
+            }
+            Target::Vote(proposal) => {
+                let word = self.show(own, head).await?;
+                match self.vote(&proposal).await {
+                    Ok(vote) => self.say(in_rollout(vote)),
+                    Err(interruption) => {
+                        // It has no vote yet, and says what it makes of the head.
+                        self.say(in_rollout(word));
+                        return Err(interruption);
+                    }
+                }
+            }
+            Target::Try(proposal) => match self.try_out(&proposal).await {
+                Ok(word) if word.state == ReplicaState::Applied => self.say(in_rollout(word)),
+                // The files are the head's, as long as the candidate's cannot be.
+                Ok(refusal) => {
+                    self.show(own, head).await?;
+                    self.say(in_rollout(refusal));
+                }
+                Err(interruption) => {
+                    let word = self.show(own, head).await?;
+                    self.say(in_rollout(word));
+                    return Err(interruption);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Shows the head's content.
+    async fn show(&mut self, own: &Proposal, head: &Arc<Head>) -> Result<Word, Interruption> {
+        Ok(match self.mirror.show(own, head, None).await? {
+            Verdict::Accepted => Word::new(ReplicaState::Applied, own.clone()),
+            Verdict::Refused(why) => {
+                let word = refusal(own, &why);
+                let (revision, why) = (own.revision, word.message.clone().unwrap_or_default());
+                self.shared.health.problem(&self.config, Some(format!("revision {revision} is not shown: {why}")));
+                word
+            }
+        })
+    }
+
+    /// Quorum: whether this pod could show the proposal.
+    async fn vote(&mut self, proposal: &Proposal) -> Result<Word, Interruption> {
+        let known = self.mirror.verdict(proposal);
+        let verdict = if let Some(verdict) = known {
+            verdict
+        } else {
+            let candidate = self.candidate(proposal).await?;
+            self.mirror.prepare(proposal, &candidate, Some(&proposal.uid)).await?
+        };
+        Ok(answer(proposal, verdict, ReplicaState::Staged))
+    }
+
+    /// Canary: shows the proposal.
+    async fn try_out(&mut self, proposal: &Proposal) -> Result<Word, Interruption> {
+        let verdict = match self.mirror.verdict(proposal) {
+            Some(verdict @ Verdict::Refused(_)) => verdict,
+            _ if self.mirror.shows(proposal) => Verdict::Accepted,
+            _ => {
+                let candidate = self.candidate(proposal).await?;
+                self.mirror.show(proposal, &candidate, Some(&proposal.uid)).await?
+            }
+        };
+        Ok(answer(proposal, verdict, ReplicaState::Applied))
+    }
+
+    async fn candidate(&self, proposal: &Proposal) -> Result<Arc<Head>, Interruption> {
+        let name = names::candidate_name(&self.config);
+        let secret = self.called(&name, "get", self.secrets.get(&name)).await?;
+        let head = candidate::verified(&secret, proposal)
+            .map_err(|why| Interruption::Candidate { name: self.full(&name), why })?;
+        self.shared.lamport.see(head.lamport);
+        Ok(Arc::new(head))
+    }
+
+    fn say(&self, word: Word) {
+        let runs = self.mirror.shown().map(|shown| shown.revision);
+        self.words.send_replace(Some(Word { runs, ..word }));
+    }
+
+    async fn called<T>(
+        &self,
+        name: &str,
+        verbs: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Interruption> {
+        self.turn();
+        match timeout(CALL_LIMIT, call).await {
+            Ok(answer) => answer.map_err(|error| self.refused(name, verbs, &error)),
+            Err(_) => Err(Interruption::Silent { name: self.full(name) }),
+        }
+    }
+
+    fn refused(&self, name: &str, verbs: &str, error: &kube::Error) -> Interruption {
         let (why, category) = match error {
             kube::Error::Api(status) if status.code == 403 => {
-                let permission = "the service account needs list and watch on it (RBAC)";
+                let permission = format!("the service account needs {verbs} on it (RBAC)");
                 (format!("forbidden: {permission}: {}", status.message), "forbidden")
             }
             kube::Error::Api(status) => (format!("{} ({})", status.message, status.code), "api"),
@@ -182,18 +387,33 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
                 (text, "unreachable")
             }
         };
-        Interruption::Refused { name: self.name(), why, category }
+        Interruption::Refused { name: self.full(name), why, category }
     }
 
-    fn name(&self) -> String {
-        format!("{}/{}", self.shared.options.namespace, names::head_name(&self.config))
+    fn full(&self, name: &str) -> String {
+        format!("{}/{name}", self.shared.options.namespace)
     }
 
+    /// Tells what went wrong, and when it is tried again.
+    fn failed(&mut self, interruption: &Interruption) {
+        self.shared.metrics.error(interruption.category());
+        self.trouble(&format!("{interruption}; the files stay as they are"));
+        if let Interruption::Disk(Unwritten { of, .. }) = interruption {
+            // That is no vote against the content.
+            let word = Word::new(ReplicaState::Stale, of.clone()).because(&interruption.to_string());
+            self.say(Word { in_rollout: true, ..word });
+        }
+        self.due = self.shared.health.now() + self.retries.wait();
+    }
+
+    /// A quorum read found no head.
     fn absent(&self) {
-        self.trouble(&format!(
-            "Secret {} does not exist: waiting for the operator to publish; files stay",
-            self.name()
-        ));
+        let name = self.full(&names::head_name(&self.config));
+        self.trouble(&format!("Secret {name} does not exist: waiting for the operator to publish; files stay"));
+        if let Some(shown) = self.mirror.shown() {
+            let of = Proposal { uid: String::new(), revision: shown.revision, hash: shown.hash.clone() };
+            self.say(Word::new(ReplicaState::Orphaned, of).because("the config's head does not exist; the files stay"));
+        }
     }
 
     fn trouble(&self, problem: &str) {
@@ -202,40 +422,40 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
         }
     }
 
-    /// Publishes a head, unless it is what is shown already.
-    async fn take(&mut self, secret: &Secret) -> Result<(), Interruption> {
+    fn verified(&self, secret: &Secret) -> Option<Head> {
         let head = match Head::from_secret(secret) {
-            Ok(head) if secret.type_.as_deref() == Some(names::HEAD_TYPE) => head,
-            Ok(_) => {
-                self.not_a_head("it is not of type quorate.io/head");
-                return Ok(());
-            }
-            Err(error) => {
-                self.not_a_head(&error.to_string());
-                return Ok(());
-            }
+            Ok(head) if secret.type_.as_deref() == Some(names::HEAD_TYPE) => return Some(head),
+            Ok(_) => format!("it is not of type {}", names::HEAD_TYPE),
+            Err(error) => error.to_string(),
         };
-        let uid = secret.uid().unwrap_or_default();
-        let content = Proposal { uid, revision: head.revision, hash: head.hash.clone() };
-        self.mirror.keep(&[&content]).await;
-        match self.mirror.show(&content, &Arc::new(head)).await? {
-            Verdict::Accepted => drop(self.shared.health.problem(&self.config, None)),
-            Verdict::Refused(why) => {
-                let revision = content.revision;
-                self.trouble(&format!(
-                    "revision {revision} is refused by the check: {why}; the files stay as they are"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn not_a_head(&self, why: &str) {
         self.shared.metrics.error("head");
-        self.trouble(&format!("Secret {} is no good head: {why}; the files stay as they are", self.name()));
+        let name = self.full(&names::head_name(&self.config));
+        self.trouble(&format!("Secret {name} is no good head: {head}; the files stay as they are"));
+        None
     }
 }
 
-fn revision_of(secret: &Secret) -> Option<i64> {
-    secret.annotations().get(names::REVISION).and_then(|text| text.parse().ok())
+/// What a pod says of a candidate.
+fn answer(proposal: &Proposal, verdict: Verdict, accepted: ReplicaState) -> Word {
+    let word = match verdict {
+        Verdict::Accepted => Word::new(accepted, proposal.clone()),
+        Verdict::Refused(why) => refusal(proposal, &why),
+    };
+    Word { on_candidate: true, ..word }
+}
+
+fn refusal(content: &Proposal, why: &str) -> Word {
+    Word::new(ReplicaState::Rejected, content.clone()).because(&format!("the check refuses it: {why}"))
+}
+
+/// Versions of one object rise, and can be compared as numbers.
+fn version_of(secret: &Secret) -> Option<u64> {
+    secret.resource_version()?.parse().ok()
+}
+
+/// Until there is something new; for ever when there never will be.
+async fn changed<T>(news: &mut watch::Receiver<T>) {
+    if news.changed().await.is_err() {
+        future::pending::<()>().await;
+    }
 }

@@ -1,29 +1,37 @@
 //! Quorate's sidecar: `follow -> publish -> notify -> report`, and serve.
 
 pub mod backoff;
+pub mod candidate;
 pub mod clock;
 pub mod disk;
 pub mod follow;
+pub mod freshness;
 pub mod health;
 pub mod hooks;
+pub mod lamport;
 pub mod metrics;
 pub mod mirror;
 pub mod notify;
 pub mod options;
 pub mod publish;
+pub mod report;
 mod serve;
+pub mod target;
+pub mod word;
 
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
+use clock::{Boottime, Clock};
 use disk::{Disk, RealDisk};
 use follow::Follower;
 use mirror::Mirror;
 use notify::Notifier;
 use options::Options;
 use publish::Publisher;
+use report::Reporter;
 
 /// What all parts of a running sidecar share.
 pub struct Shared {
@@ -33,14 +41,32 @@ pub struct Shared {
     pub metrics: metrics::Metrics,
     /// Whether it is well.
     pub health: health::Health,
+    /// The pod's Lamport clock.
+    pub lamport: lamport::Lamport,
 }
 
 impl Shared {
-    /// Of a sidecar that starts now.
+    /// Of a sidecar that starts now; its knowledge ages by this clock.
     #[must_use]
-    pub fn new(options: Options) -> Self {
-        let health = health::Health::new(&options.config);
-        Self { options, metrics: metrics::Metrics::default(), health }
+    pub fn new(options: Options, clock: Arc<dyn Clock>) -> Self {
+        let health = health::Health::new(&options.config, clock);
+        Self { options, metrics: metrics::Metrics::default(), health, lamport: lamport::Lamport::default() }
+    }
+
+    /// What Prometheus reads.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        for (config, age, stale) in self.health.ages() {
+            self.metrics.aged(&config, age, stale);
+        }
+        self.metrics.text()
+    }
+
+    /// Whether it says what it runs. With `--once` it would be out of date at once, and a program that is
+    /// no pod has nobody to speak for.
+    #[must_use]
+    pub fn reports(&self) -> bool {
+        !self.options.once && !self.options.pod_name.is_empty() && !self.options.pod_uid.is_empty()
     }
 
     /// What tells one sidecar's random choices for a config from all others'.
@@ -73,10 +99,13 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let shared = Arc::new(Shared::new(options));
+    let shared = Arc::new(Shared::new(options, Arc::new(Boottime)));
     let address = listener.local_addr()?;
     let (pod, uid) = (&shared.options.pod_name, &shared.options.pod_uid);
     tracing::info!(%address, pod, uid, configs = ?shared.options.config, "listening");
+    if !shared.reports() && !shared.options.once {
+        tracing::info!("POD_NAME and POD_UID are not set: what is run here is not reported, and it has no vote");
+    }
     let mut tasks = JoinSet::new();
     // A config that is named twice has one directory all the same.
     // A config that is named twice has one directory all the same.
@@ -112,5 +141,9 @@ pub fn start<D: Disk + Send + Sync + 'static>(
     let (shown, news) = watch::channel(None);
     let mirror = Mirror::new(Arc::clone(shared), config.to_owned(), Arc::clone(&publisher), shown);
     tasks.spawn(Notifier { shared: Arc::clone(shared), config: config.to_owned(), publisher, news }.run());
-    tasks.spawn(Follower::new(Arc::clone(shared), client, config, mirror).run());
+    let ((words, said), (birth, born)) = (watch::channel(None), watch::channel(None));
+    if shared.reports() {
+        tasks.spawn(Reporter::new(Arc::clone(shared), client.clone(), config, said, birth).run());
+    }
+    tasks.spawn(Follower::new(Arc::clone(shared), client, config, mirror, words, born).run());
 }

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
-use quorate_crds::{Proposal, head::Head};
+use quorate_crds::{Freshness, Proposal, head::Head};
 use tokio::{sync::watch, task::spawn_blocking};
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     hooks::{self, Told},
     publish::{PublishError, Published, Publisher, Staged},
 };
+
+/// Where it is remembered how fresh the config must be, for a start at which nobody can say so.
+const FRESHNESS: &str = "..freshness";
 
 /// What came of checking content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,24 +45,31 @@ pub struct Mirror<D> {
     shown: Option<Published>,
     staged: Option<Staged>,
     verdicts: Vec<(Proposal, Verdict)>,
+    freshness: Freshness,
     news: watch::Sender<Option<Published>>,
 }
 
 impl<D: Disk + Send + Sync + 'static> Mirror<D> {
     /// Of a config; what is shown is sent to `news`.
-    pub const fn new(
+    pub fn new(
         shared: Arc<Shared>,
         config: String,
         publisher: Arc<Publisher<D>>,
         news: watch::Sender<Option<Published>>,
     ) -> Self {
-        Self { shared, config, publisher, shown: None, staged: None, verdicts: Vec::new(), news }
+        let freshness = Freshness::default();
+        Self { shared, config, publisher, shown: None, staged: None, verdicts: Vec::new(), freshness, news }
     }
 
     /// Looks at what is on disk already; a whole set is ready at once.
     pub async fn begin(&mut self) {
         let publisher = Arc::clone(&self.publisher);
-        match blocking(move || publisher.begin()).await {
+        let begun = blocking(move || Ok((publisher.remembered(FRESHNESS), publisher.begin()?))).await;
+        if let Ok((Some(freshness), _)) = &begun {
+            self.freshness = Freshness::clone(freshness);
+            self.shared.health.demand(&self.config, self.freshness.clone());
+        }
+        match begun.map(|(_, published)| published) {
             Ok(Some(published)) => {
                 let (config, revision) = (&self.config, published.revision);
                 tracing::info!(config, revision, "the files on disk are whole");
@@ -83,6 +93,20 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
         self.shown.as_ref().is_some_and(|shown| shown.is(content))
     }
 
+    /// The head says how fresh the config must be.
+    pub async fn demand(&mut self, freshness: &Freshness) {
+        if self.freshness == *freshness {
+            return;
+        }
+        self.freshness = freshness.clone();
+        self.shared.health.demand(&self.config, freshness.clone());
+        let (publisher, freshness) = (Arc::clone(&self.publisher), freshness.clone());
+        if let Err(error) = blocking(move || publisher.remember(FRESHNESS, &freshness)).await {
+            self.shared.metrics.error("disk");
+            tracing::warn!(config = self.config, "how fresh the files must be cannot be remembered: {error}");
+        }
+    }
+
     /// Forgets all but this content: what is staged of other content is removed.
     pub async fn keep(&mut self, content: &[&Proposal]) {
         self.verdicts.retain(|(of, _)| content.iter().any(|kept| is_same(of, kept)));
@@ -99,19 +123,25 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
         (is_at_hand || *verdict != Verdict::Accepted).then(|| verdict.clone())
     }
 
-    /// Stages content and checks it, as far as that was not done before.
+    /// Stages content, of the head or of the candidate of this uid, and checks it, as far as that was
+    /// not done before.
     ///
     /// # Errors
     /// [`Unwritten`]; what is shown stays.
-    pub async fn prepare(&mut self, content: &Proposal, head: &Arc<Head>) -> Result<Verdict, Unwritten> {
+    pub async fn prepare(
+        &mut self,
+        content: &Proposal,
+        head: &Arc<Head>,
+        candidate: Option<&str>,
+    ) -> Result<Verdict, Unwritten> {
         if let Some(verdict) = self.verdict(content) {
             return Ok(verdict);
         }
         if let Some(other) = self.staged.take() {
             self.discard(other).await;
         }
-        let (publisher, set) = (Arc::clone(&self.publisher), Arc::clone(head));
-        let staged = blocking(move || publisher.stage(&set)).await.map_err(unwritten(content))?;
+        let (publisher, set, uid) = (Arc::clone(&self.publisher), Arc::clone(head), candidate.map(str::to_owned));
+        let staged = blocking(move || publisher.stage(&set, uid.as_deref())).await.map_err(unwritten(content))?;
         let was_accepted = self.verdicts.iter().any(|(of, _)| is_same(of, content));
         if !was_accepted {
             let verdict = self.check(content, &staged).await;
@@ -129,7 +159,12 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
     ///
     /// # Errors
     /// [`Unwritten`].
-    pub async fn show(&mut self, content: &Proposal, head: &Arc<Head>) -> Result<Verdict, Unwritten> {
+    pub async fn show(
+        &mut self,
+        content: &Proposal,
+        head: &Arc<Head>,
+        candidate: Option<&str>,
+    ) -> Result<Verdict, Unwritten> {
         if self.shown.is_none() {
             // A switch may have been cut short: perhaps only links lack.
             self.begin().await;
@@ -137,7 +172,7 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
         if self.shows(content) {
             return Ok(Verdict::Accepted);
         }
-        let verdict = self.prepare(content, head).await?;
+        let verdict = self.prepare(content, head, candidate).await?;
         if verdict == Verdict::Accepted {
             self.switch(content).await?;
             let late = Timestamp::now().duration_since(head.decided_at).as_secs_f64().max(0.0);

@@ -57,13 +57,17 @@ pub struct Options {
     #[arg(long, env = "QUORATE_HOOK_SECONDS", default_value = "10", value_parser = seconds)]
     pub hook_seconds: Duration,
 
-    /// This pod's name, for the log.
+    /// This pod's name. It reports what it runs as a ConfigReplica; without name and uid it does not.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pub pod_name: String,
 
-    /// This pod's uid, for the log.
+    /// This pod's uid.
     #[arg(long, env = "POD_UID", default_value = "")]
     pub pod_uid: String,
+
+    /// The node's name, for the report.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
 
     /// How log lines are written.
     #[arg(long, env = "QUORATE_LOG_FORMAT", default_value = "text")]

@@ -39,6 +39,9 @@ pub struct Published {
     pub revision: i64,
     /// The content's hash.
     pub hash: String,
+    /// The uid of the candidate it was read from; absent when it was read from the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<String>,
     /// The files.
     pub files: Vec<ManifestFile>,
 }
@@ -124,11 +127,12 @@ impl<D: Disk> Publisher<D> {
         published.files.iter().all(|file| is_good(file) == Some(true)).then_some(published)
     }
 
-    /// Writes a head's files to a new folder. Nothing shows them yet.
+    /// Writes a head's files, or those of the candidate of this uid, to a new folder. Nothing shows
+    /// them yet.
     ///
     /// # Errors
     /// [`PublishError`]; what was written is removed again.
-    pub fn stage(&self, head: &Head) -> Result<Staged, PublishError> {
+    pub fn stage(&self, head: &Head, candidate: Option<&str>) -> Result<Staged, PublishError> {
         for path in head.bundle.files.keys() {
             let inside = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
             if !inside || path.starts_with("..") {
@@ -143,8 +147,12 @@ impl<D: Disk> Publisher<D> {
         // The shown folder of this name is damaged, or it would not be written again.
         let name = if shown.as_deref() == Some(Path::new(&name)) { name + ".again" } else { name };
         let folder = self.directory.join(name);
-        let published =
-            Published { revision: head.revision, hash: head.hash.clone(), files: head.bundle.manifest().files };
+        let published = Published {
+            revision: head.revision,
+            hash: head.hash.clone(),
+            candidate: candidate.map(str::to_owned),
+            files: head.bundle.manifest().files,
+        };
         match self.write_set(&folder, head, &published) {
             Ok(()) => Ok(Staged { folder, published }),
             Err(error) => {

@@ -33,5 +33,5 @@ fn answer(problems: &[String], prefix: &str) -> (StatusCode, String) {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> ([(&'static str, &'static str); 1], String) {
     let type_ = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([("content-type", type_)], shared.metrics.text())
+    ([("content-type", type_)], shared.metrics())
 }

@@ -111,7 +111,7 @@ fn head(revision: i64, files: &Files) -> Head {
 
 /// What the sidecar does about a new head.
 fn publish<D: Disk>(publisher: &Publisher<D>, head: &Head) -> Result<(), PublishError> {
-    let staged = publisher.stage(head)?;
+    let staged = publisher.stage(head, None)?;
     let before = publisher.shown();
     let published = publisher.switch(staged)?;
     publisher.clean(&published, before.as_deref())
@@ -281,7 +281,7 @@ fn what_is_not_ours_is_never_overwritten() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("added"), "mine").unwrap();
     let publisher = Publisher::new(RealDisk, directory.path().into());
-    assert!(matches!(publisher.stage(&head(1, &new())), Err(PublishError::InTheWay(_))));
+    assert!(matches!(publisher.stage(&head(1, &new()), None), Err(PublishError::InTheWay(_))));
     assert_eq!(fs::read_to_string(directory.path().join("added")).unwrap(), "mine");
 }
 
@@ -290,7 +290,7 @@ fn a_path_never_leaves_the_directory() {
     let directory = tempfile::tempdir().unwrap();
     let publisher = Publisher::new(RealDisk, directory.path().join("inner"));
     for path in ["../out", "/etc/out", "a/../../out", "..data/x"] {
-        let result = publisher.stage(&head(1, &files(&[(path, "x")])));
+        let result = publisher.stage(&head(1, &files(&[(path, "x")])), None);
         assert!(matches!(result, Err(PublishError::Path(_))), "{path}");
     }
 }

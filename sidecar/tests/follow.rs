@@ -28,6 +28,7 @@ use quorate_crds::{
 };
 use quorate_sidecar::{
     Shared,
+    clock::Virtual,
     disk::{Disk, RealDisk},
     options::Options,
     start,
@@ -129,7 +130,7 @@ impl Scene {
         let path = directory.path().display().to_string();
         let words = ["quorate-sidecar", "--config", "web", "--namespace", "shop", "--directory", &path];
         let options = Options::parse_from(words);
-        let shared = Arc::new(Shared::new(options));
+        let shared = Arc::new(Shared::new(options, Arc::new(Virtual::default())));
         let mut tasks = JoinSet::new();
         start(&shared, kube::Client::new(service, "shop"), "web", disk, &mut tasks);
         Self { shared, script, directory, _tasks: tasks }

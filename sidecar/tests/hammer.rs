@@ -1,10 +1,15 @@
 //! A reader that hammers a set of two files sees whole sets only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod scene;
+
 use std::{
     fs,
     path::Path,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -21,11 +26,14 @@ fn text(revision: i64) -> Vec<u8> {
     word.as_bytes().iter().copied().cycle().take(BYTES).collect()
 }
 
-fn atomically(publisher: &Publisher<RealDisk>, revision: i64) {
+fn head(revision: i64) -> Head {
     let file = || BundleFile { mode: 0o444, secret: false, bytes: text(revision) };
     let files = [("a".to_owned(), file()), ("b".to_owned(), file())].into();
-    let head = Head::next(None, revision, Bundle { files, provenance: Vec::new() }, Timestamp::UNIX_EPOCH);
-    let staged = publisher.stage(&head).unwrap();
+    Head::next(None, revision, Bundle { files, provenance: Vec::new() }, Timestamp::UNIX_EPOCH)
+}
+
+fn atomically(publisher: &Publisher<RealDisk>, revision: i64) {
+    let staged = publisher.stage(&head(revision), None).unwrap();
     let before = publisher.shown();
     let published = publisher.switch(staged).unwrap();
     publisher.clean(&published, before.as_deref()).unwrap();
@@ -69,13 +77,17 @@ fn hammer(publish: impl Fn(&Publisher<RealDisk>, i64)) -> Result<usize, String> 
             }
             Ok(seen.len())
         });
-        for revision in 2..=PUBLICATIONS {
-            publish(&publisher, revision);
+        let read_twice = || {
             // The first may have begun before the switch.
             let enough = reads.load(Ordering::Relaxed) + 2;
             while reads.load(Ordering::Relaxed) < enough && !reader.is_finished() {
                 thread::yield_now();
             }
+        };
+        read_twice();
+        for revision in 2..=PUBLICATIONS {
+            publish(&publisher, revision);
+            read_twice();
         }
         ended.store(true, Ordering::Relaxed);
         reader.join().unwrap()
@@ -91,4 +103,28 @@ fn a_thousand_publications_are_seen_whole() {
 fn the_reader_notices_writing_in_place() {
     let fault = hammer(in_place).unwrap_err();
     assert!(fault.contains("torn") || fault.contains("mixed"), "{fault}");
+}
+
+#[tokio::test]
+async fn what_the_follow_loop_publishes_is_seen_whole() {
+    let server = scene::Server::default();
+    server.publish(&head(1));
+    let pod = scene::Pod::start(&server, &[]);
+    let directory = pod.directory.path().join("web");
+    pod.until("the first set", || directory.join("b").exists()).await;
+    let (ended, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+    let (end, last) = (Arc::clone(&ended), Arc::clone(&seen));
+    let reader = thread::spawn(move || {
+        while !end.load(Ordering::Relaxed) {
+            last.store(read_set(&directory)?, Ordering::Relaxed);
+        }
+        Ok::<(), String>(())
+    });
+    for revision in 2..=200 {
+        server.publish(&head(revision));
+        let is_seen = || seen.load(Ordering::Relaxed) == revision || reader.is_finished();
+        pod.until("the next set", is_seen).await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    assert_eq!(reader.join().unwrap(), Ok(()));
 }

@@ -21,6 +21,7 @@ use quorate_crds::{
 };
 use quorate_sidecar::{
     Shared,
+    clock::Boottime,
     disk::RealDisk,
     hooks::{self, Told},
     mirror::{Mirror, Verdict},
@@ -89,7 +90,7 @@ impl Sidecar {
     async fn start(directory: &Path, words: &[&str]) -> Self {
         let directory = directory.display().to_string();
         let fixed = ["quorate-sidecar", "--config", "web", "--namespace", "shop", "--directory", &directory];
-        let shared = Arc::new(Shared::new(Options::parse_from(fixed.iter().chain(words))));
+        let shared = Arc::new(Shared::new(Options::parse_from(fixed.iter().chain(words)), Arc::new(Boottime)));
         let publisher = Arc::new(Publisher::new(RealDisk, shared.options.directory.join("web")));
         let (sender, news) = watch::channel(None);
         let mut mirror = Mirror::new(Arc::clone(&shared), "web".into(), Arc::clone(&publisher), sender);
@@ -100,7 +101,7 @@ impl Sidecar {
 
     async fn show(&mut self, revision: i64, text: &str) -> Verdict {
         let (content, head) = head(revision, text);
-        self.mirror.show(&content, &head).await.unwrap()
+        self.mirror.show(&content, &head, None).await.unwrap()
     }
 
     fn kill(self) {
