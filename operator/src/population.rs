@@ -37,7 +37,7 @@ pub fn known(state: &State, config: &DistributedConfig, memory: &HeadMemory) -> 
     let key = Key::of(config);
     let mut replicas = state.replicas(&key);
     let pods = if config.spec.selector.is_some() {
-        state.pods(&key).map(|(_, pods)| pods).unwrap_or_default()
+        state.pods(&key)
     } else {
         // Those that report are all that is known.
         let pod = |r: &Replica| Pod { uid: r.pod_uid.clone(), name: r.pod.clone(), ready: true };
@@ -115,7 +115,7 @@ pub async fn look_again(
     config: &DistributedConfig,
     age: Duration,
 ) -> Result<(), ApiError> {
-    let is_young = state.pods(&Key::of(config)).is_some_and(|(listed, _)| listed < age);
+    let is_young = state.pods_age(&Key::of(config)).is_some_and(|listed| listed < age);
     if is_young { Ok(()) } else { look_at_pods(client, state, config).await }
 }
 

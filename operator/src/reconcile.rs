@@ -220,7 +220,8 @@ async fn decided(
 ) -> Result<(Decision, Facts), RunError> {
     let (client, state, key) = (&operator.client, &operator.state, Key::of(config));
     let instruction = population::instruction(memory);
-    if instruction.is_some() {
+    // A word of a pod that is not known may count.
+    if instruction.is_some() || state.pods_age(&key).is_none() && !state.replicas(&key).is_empty() {
         population::look_again(client, state, config, PODS_AGE).await.map_err(DereferenceError::Head)?;
     }
     let mut fresh = false;

@@ -54,11 +54,19 @@ struct Inner {
     ticks: u64,
     heads: HashMap<Key, HeadSlot>,
     replicas: HashMap<Key, BTreeMap<String, Replica>>,
-    pods: HashMap<Key, (Instant, Vec<Pod>)>,
+    pods: HashMap<Key, Listed>,
     stages: HashMap<Key, Stage>,
     told: HashMap<Key, BTreeSet<String>>,
     noticed: HashMap<Key, Instant>,
     reported: HashMap<Key, Instant>,
+}
+
+/// The pods of a config, as listed last.
+#[derive(Default)]
+struct Listed {
+    /// When; `None` if a pod that was not listed has said something since.
+    at: Option<Instant>,
+    pods: Vec<Pod>,
 }
 
 /// A source's content, as far as it is known.
@@ -421,7 +429,12 @@ impl State {
 
     /// Takes in what a pod says.
     pub fn replica_said(&self, key: &Key, replica: Replica) {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let listed = inner.pods.entry(key.clone()).or_default();
+        if listed.pods.iter().all(|pod| pod.uid != replica.pod_uid) {
+            listed.at = None;
+        }
         let of_config = inner.replicas.entry(key.clone()).or_default();
         // Word of before, from a watch that lags behind a listing, changes nothing that is decided by.
         if of_config.insert(replica.pod_uid.clone(), replica.clone()) != Some(replica)
@@ -469,15 +482,21 @@ impl State {
         self.lock().replicas.get(key).cloned().unwrap_or_default()
     }
 
-    /// The config's pods, as listed last, and how long ago that was.
+    /// The config's pods, as listed last.
     #[must_use]
-    pub fn pods(&self, key: &Key) -> Option<(Duration, Vec<Pod>)> {
-        self.lock().pods.get(key).map(|(at, pods)| (at.elapsed(), pods.clone()))
+    pub fn pods(&self, key: &Key) -> Vec<Pod> {
+        self.lock().pods.get(key).map(|listed| listed.pods.clone()).unwrap_or_default()
+    }
+
+    /// How old that listing is; `None` if there is none, or a pod that was not listed has said something since.
+    #[must_use]
+    pub fn pods_age(&self, key: &Key) -> Option<Duration> {
+        self.lock().pods.get(key)?.at.map(|at| at.elapsed())
     }
 
     /// Remembers the config's pods.
     pub fn pods_listed(&self, key: &Key, pods: Vec<Pod>) {
-        self.lock().pods.insert(key.clone(), (Instant::now(), pods));
+        self.lock().pods.insert(key.clone(), Listed { at: Some(Instant::now()), pods });
     }
 
     /// What is remembered of the present step of the config's rollout.

@@ -116,8 +116,7 @@ fn explained(error: &watcher::Error) -> String {
     };
     match cause {
         kube::Error::Api(status) if status.code == 404 => {
-            let names = "distributedconfigs.quorate.io and configreplicas.quorate.io";
-            format!("the CustomResourceDefinitions {names} are not both installed: kubectl apply -f crds/")
+            "its CustomResourceDefinition is not installed: kubectl apply -f crds/".into()
         }
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         other => {

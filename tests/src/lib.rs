@@ -3,9 +3,11 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod crash;
 pub mod files;
 pub mod process;
 pub mod programs;
+pub mod scene;
 pub mod wait;
 
 pub use cluster::Cluster;

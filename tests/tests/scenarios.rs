@@ -3,11 +3,9 @@
 
 use std::{
     fs,
-    io::Write,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use k8s_openapi::ByteString;
@@ -16,6 +14,7 @@ use quorate_tests::{
     Cluster,
     cluster::{self, Options, root},
     programs::{self, Program},
+    scene::{Scene, condition},
     wait::wait_for,
 };
 use serde_json::{Value, json};
@@ -44,117 +43,6 @@ async fn shared() -> &'static Shared {
             Shared { cluster, _operator: operator }
         })
         .await
-}
-
-/// A namespace, and a directory for sidecars.
-struct Scene<'a> {
-    cluster: &'a Cluster,
-    namespace: String,
-    directory: tempfile::TempDir,
-}
-
-impl<'a> Scene<'a> {
-    fn new(cluster: &'a Cluster) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let namespace = format!("scene-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        cluster.kubectl(&["create", "namespace", &namespace]).unwrap();
-        Self { cluster, namespace, directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        self.cluster.kubectl(&[&["-n", &self.namespace], arguments].concat())
-    }
-
-    /// kubectl apply of a text into this namespace.
-    fn try_apply(&self, yaml: &str) -> Result<(), String> {
-        self.kubectl_apply(&["-n", &self.namespace], yaml)
-    }
-
-    fn kubectl_apply(&self, options: &[&str], yaml: &str) -> Result<(), String> {
-        let mut child = Command::new(self.cluster.kubectl_path())
-            .arg("--kubeconfig")
-            .arg(self.cluster.kubeconfig(0))
-            .args(["apply", "-f", "-"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
-    }
-
-    fn apply(&self, yaml: &str) {
-        self.try_apply(yaml).unwrap();
-    }
-
-    fn map(&self, name: &str, key: &str, text: &str) {
-        let map = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {key: text}
-        });
-        self.apply(&map.to_string());
-    }
-
-    fn config(&self, name: &str, spec: &str) -> String {
-        format!(
-            "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {{name: {name}, namespace: {}}}\nspec: {spec}\n",
-            self.namespace
-        )
-    }
-
-    fn get(&self, resource: &str, name: &str) -> Value {
-        self.kubectl(&["get", resource, name, "-o", "json"])
-            .ok()
-            .and_then(|text| serde_json::from_str(&text).ok())
-            .unwrap_or_default()
-    }
-
-    /// Waits until the present generation's Ready condition has this reason; its message.
-    async fn reason(&self, name: &str, reason: &str) -> String {
-        wait_for(&format!("{name} to be {reason}"), || async {
-            let config = self.get("dcfg", name);
-            let ready = condition(&config, "Ready");
-            let current = config["status"]["observedGeneration"] == config["metadata"]["generation"];
-            if current && ready["reason"] == reason {
-                Ok(ready["message"].as_str().unwrap_or_default().to_owned())
-            } else {
-                Err(ready.to_string())
-            }
-        })
-        .await
-        .unwrap()
-    }
-
-    async fn sidecar(&self, configs: &str, more: &[&str]) -> Program {
-        self.sidecar_as(&self.cluster.kubeconfig(0), configs, more).await
-    }
-
-    async fn sidecar_as(&self, kubeconfig: &Path, configs: &str, more: &[&str]) -> Program {
-        let directory = self.directory.path().display().to_string();
-        let arguments = ["--config", configs, "--namespace", &self.namespace, "--directory", &directory];
-        let log = self.directory.path().join("sidecar.log");
-        programs::sidecar(kubeconfig, &[&arguments[..], more].concat(), &log).await.unwrap()
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.directory.path().join(path)
-    }
-
-    async fn file(&self, path: &str, text: &str) {
-        wait_for(&format!("{path} to be {text:?}"), || async {
-            let found = fs::read_to_string(self.path(path)).unwrap_or_default();
-            if found == text { Ok(()) } else { Err(found) }
-        })
-        .await
-        .unwrap();
-    }
-}
-
-fn condition(config: &Value, type_: &str) -> Value {
-    let conditions = config["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.into_iter().find(|c| c["type"] == type_).unwrap_or_default()
 }
 
 fn example(name: &str) -> String {
@@ -515,7 +403,11 @@ async fn a_killed_operator_neither_misses_nor_repeats() {
     let mut operator = programs::operator(&cluster.kubeconfig(0), &[], &log).await.unwrap();
     wait_for("/readyz to name the missing CRD", || async {
         match operator.get("/readyz").await {
-            Ok((503, body)) if body.contains("distributedconfigs.quorate.io is not installed") => Ok(()),
+            Ok((503, body))
+                if body.contains("watch on DistributedConfigs: its CustomResourceDefinition is not installed") =>
+            {
+                Ok(())
+            }
             other => Err(format!("{other:?}")),
         }
     })
