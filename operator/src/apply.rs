@@ -4,8 +4,9 @@ use std::{collections::btree_map::Entry, time::Duration};
 
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams, PostParams},
+    core::Request,
 };
 use quorate_crds::{
     DistributedConfig,
@@ -19,6 +20,7 @@ use crate::{
     candidate,
     decide::{Action, CandidateSlot, Observed, Refusal, Restore, Stored, Version, Why, head_after, surplus},
     dereference::{digest, observe},
+    guarded::Guarded,
     log::{self, LogError},
     rollout::{Facts, facts::electorate},
     state::{HeadMemory, State},
@@ -416,10 +418,15 @@ pub async fn write_event(client: &Client, event: &Event) -> Result<(), ApiError>
 ///
 /// # Errors
 /// Those of the API server; a conflict means that there is a newer config.
-pub async fn write_status(client: &Client, config: &DistributedConfig) -> Result<DistributedConfig, ApiError> {
+pub async fn write_status(client: &Client, config: &DistributedConfig) -> Result<Guarded, ApiError> {
     let key = Key::of(config);
-    let configs: Api<DistributedConfig> = Api::namespaced(client.clone(), &key.namespace);
-    let params = PostParams::default();
-    let write = configs.replace_status(&key.name, &params, config);
+    // The answer holds the whole config, however deep: no Api reads it.
+    let write = async {
+        let body = serde_json::to_vec(config).map_err(kube::Error::SerdeError)?;
+        let request = Request::new(DistributedConfig::url_path(&(), Some(&key.namespace)))
+            .replace_subresource("status", &key.name, &PostParams::default(), body)
+            .map_err(kube::Error::BuildRequest)?;
+        client.request(request).await
+    };
     call(|| format!("update the status of DistributedConfig {key}"), write).await
 }

@@ -9,6 +9,7 @@ pub mod candidate;
 pub mod decide;
 pub mod dereference;
 pub mod gates;
+pub mod guarded;
 pub mod health;
 mod key;
 pub mod log;
@@ -51,6 +52,14 @@ pub struct Operator {
     pub health: health::Health,
     /// Asks a Canary's gates.
     pub gates: gates::Asker,
+}
+
+impl Operator {
+    /// Whether a namespace is one that it was told to serve.
+    #[must_use]
+    pub fn serves(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|served| served == namespace)
+    }
 }
 
 /// A client that obeys what every call obeys: no hidden retries, and no connection that is silent for ever.

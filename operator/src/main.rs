@@ -35,6 +35,6 @@ fn main() -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        quorate_operator::run(client, options.namespace, listener, shutdown).await
+        quorate_operator::run(client, options.namespaces(), listener, shutdown).await
     })
 }

@@ -1,14 +1,14 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 /// Resolves DistributedConfigs into heads. Connects as KUBECONFIG says, or in-cluster.
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "quorate-operator", version)]
 pub struct Options {
-    /// A namespace to serve; repeatable. All by default.
+    /// A namespace to serve; repeatable, or several with commas. All by default.
     #[arg(long, env = "QUORATE_NAMESPACES", value_delimiter = ',')]
-    pub namespace: Vec<String>,
+    namespace: Vec<String>,
 
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "QUORATE_LISTEN", default_value = "0.0.0.0:8080")]
@@ -19,6 +19,15 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
+impl Options {
+    /// The namespaces to serve, each once; none is all. An empty variable is none.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        let named = self.namespace.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+        named.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
 /// How log lines are written.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum LogFormat {
@@ -26,4 +35,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn namespaces_may_be_repeated_or_listed_and_an_empty_one_is_none() {
+        let namespaces = |words: &[&str]| Options::parse_from([&["quorate-operator"], words].concat()).namespaces();
+        assert_eq!(namespaces(&["--namespace", "b", "--namespace", "a, c", "--namespace", "b"]), ["a", "b", "c"]);
+        assert_eq!(namespaces(&["--namespace="]), [""; 0]);
+    }
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
-use quorate_crds::DistributedConfig;
-use quorate_resolve::Problems;
+use quorate_crds::{ConfigRef, DistributedConfig};
+use quorate_resolve::{Problem, ProblemKind, Problems, Sources};
 
 use crate::{
     Key, Operator,
@@ -13,6 +13,7 @@ use crate::{
     apply::{self, ApplyError, Outcome},
     decide::{Action, Decision, Observed, Refusal, Restore, Situation, Wanted, decide, rollout_of},
     dereference::{self, DereferenceError, digest},
+    guarded::Guarded,
     log::LogError,
     population,
     report::{self, Verdict, View},
@@ -166,8 +167,10 @@ async fn publish(
     let (sources, memory) = (sources?, memory?);
     // Before the next step, which may be all that is seen of this one.
     announce(operator, config, report::steps(config, &memory, Timestamp::now())).await.map_err(RunError::Report)?;
-    // A megabyte of layers takes a while: not on the threads that serve the watches.
-    let wanted = {
+    let wanted = if let Some(problems) = unknown_configs(operator, config, &sources) {
+        Err(problems)
+    } else {
+        // A megabyte of layers takes a while: not on the threads that serve the watches.
         let config = Arc::clone(config);
         tokio::task::spawn_blocking(move || {
             let bundle = quorate_resolve::resolve(&config, &sources)?;
@@ -196,6 +199,30 @@ async fn publish(
         operator.metrics.rollout(ended);
     }
     Ok(Run { memory, outcome, progress: decision.progress, problems: decision.problems })
+}
+
+/// Configs that are referred to, but are where the operator does not look: whether they exist it
+/// cannot say, so they are no missing ones, not even optional.
+fn unknown_configs(operator: &Operator, config: &DistributedConfig, sources: &Sources) -> Option<Problems> {
+    let unknown = sources.configs.keys().filter(|target| !operator.state.is_listed(&target.namespace));
+    let problems: Vec<Problem> = unknown
+        .map(|target| {
+            let namespace = &target.namespace;
+            let reason = if operator.serves(namespace) {
+                format!("{target}: the configs of namespace {namespace} cannot be listed; /readyz of the operator says why")
+            } else {
+                format!("{target}: the operator does not serve namespace {namespace}; start it with --namespace {namespace} too")
+            };
+            let own = config.metadata.namespace.as_ref();
+            let layer = config.spec.layers.iter().find(|layer| {
+                let named = |r: &ConfigRef| r.name == target.name && r.namespace.as_ref().or(own) == Some(namespace);
+                layer.config_ref.as_ref().is_some_and(named)
+            });
+            let layer = layer.map(|layer| layer.name.clone());
+            Problem { kind: ProblemKind::SourceMissing, layer, file: None, pointer: None, reason }
+        })
+        .collect();
+    (!problems.is_empty()).then_some(Problems(problems))
 }
 
 /// How an action ends a rollout, if it does.
@@ -323,10 +350,12 @@ async fn tell(
     tracing::info!(config = %key, revision = status.revision, reason = verdict.reason, message = verdict.message);
     let config = DistributedConfig { status: Some(status), ..(*newest).clone() };
     match apply::write_status(&operator.client, &config).await {
-        Ok(mut written) => {
-            // Who changed it last is known from the watch.
-            written.metadata.managed_fields.clone_from(&newest.metadata.managed_fields);
-            operator.state.status_written(written);
+        Ok(Guarded(written)) => {
+            if let Ok(mut written) = written {
+                // Who changed it last is known from the watch.
+                written.metadata.managed_fields.clone_from(&newest.metadata.managed_fields);
+                operator.state.status_written(written);
+            }
             Ok(None)
         }
         // A newer config is on its way, or it is gone.

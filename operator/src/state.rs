@@ -46,6 +46,8 @@ pub struct State {
 #[derive(Default)]
 struct Inner {
     configs: HashMap<Key, Arc<DistributedConfig>>,
+    /// The scopes (`None` is all) whose configs are known.
+    listed: HashSet<Option<String>>,
     references: HashMap<Key, BTreeSet<SourceRef>>,
     referrers: HashMap<SourceRef, BTreeSet<Key>>,
     contents: HashMap<SourceRef, Content>,
@@ -212,13 +214,21 @@ impl State {
     /// Forgets the configs of a scope (`None` is all) that a complete listing did not show.
     pub fn configs_listed(&self, namespace: Option<&str>, listed: &HashSet<Key>) {
         let gone: Vec<Key> = {
-            let inner = self.lock();
+            let mut inner = self.lock();
+            inner.listed.insert(namespace.map(str::to_owned));
             let in_scope = |key: &&Key| namespace.is_none_or(|n| n == key.namespace);
             inner.configs.keys().filter(in_scope).filter(|key| !listed.contains(key)).cloned().collect()
         };
         for key in &gone {
             self.config_deleted(key);
         }
+    }
+
+    /// Whether the configs of a namespace are known: if not, none that is missing is known to be.
+    #[must_use]
+    pub fn is_listed(&self, namespace: &str) -> bool {
+        let inner = self.lock();
+        inner.listed.contains(&None) || inner.listed.contains(&Some(namespace.to_owned()))
     }
 
     /// Keeps the answer to a status write, unless a newer reading of the config came meanwhile: the

@@ -1,25 +1,31 @@
 //! The watches: configs whole, ConfigMaps and Secrets by metadata only.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use backon::ExponentialBuilder;
 use futures::{Stream, StreamExt, future::join_all};
+use http::Request;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Secret},
     apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
+    client::Body,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
-use quorate_crds::{ConfigReplica, DistributedConfig, names};
+use quorate_crds::{ConfigReplica, names};
 use quorate_resolve::{SourceKind, SourceRef};
 
-use crate::{Key, Operator, rollout::Replica};
+use crate::{Key, Operator, guarded::Guarded, rollout::Replica};
 
 /// The API server ends a watch after this long; a load balancer that drops idle connections does
 /// not go unnoticed for longer. Seconds.
@@ -45,11 +51,12 @@ fn name(kind: &str, namespace: Option<&str>) -> String {
     namespace.map_or_else(|| format!("watch on {kind}"), |n| format!("watch on {kind} in {n}"))
 }
 
-/// Follows all, for ever. The queue opens when every config is known.
+/// Follows all, for ever. The queue opens when every config is known, but for those of namespaces that
+/// the API server refuses to list: they must not hold up the others.
 pub async fn follow(operator: Arc<Operator>) {
     let scopes = scopes(&operator.namespaces);
     let remaining = std::sync::atomic::AtomicUsize::new(scopes.len());
-    let listed = || {
+    let settled = || {
         if remaining.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
             operator.state.queue.open();
         }
@@ -57,7 +64,7 @@ pub async fn follow(operator: Arc<Operator>) {
     join_all(scopes.iter().map(|scope| async {
         let scope = scope.as_deref();
         futures::join!(
-            configs(&operator, scope, &listed),
+            configs(&operator, scope, &settled),
             replicas(&operator, scope),
             maps(&operator, scope),
             secrets(&operator, scope)
@@ -71,10 +78,38 @@ fn config() -> watcher::Config {
 }
 
 fn api<K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>>(
-    client: &Client,
+    operator: &Arc<Operator>,
+    watch: &str,
     namespace: Option<&str>,
 ) -> Api<K> {
+    let client = telling(operator, watch);
     namespace.map_or_else(|| Api::all(client.clone()), |n| Api::namespaced(client.clone(), n))
+}
+
+/// A client that tells `/readyz` when the API server accepts the watch: one that is resumed after a
+/// break says so by no event, and may be silent for long.
+fn telling(operator: &Arc<Operator>, watch: &str) -> Client {
+    let (client, operator, watch) = (operator.client.clone(), Arc::clone(operator), Arc::<str>::from(watch));
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (client, operator, watch) = (client.clone(), Arc::clone(&operator), Arc::clone(&watch));
+        async move {
+            let starts = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
+            let response = client.send(request).await?;
+            if starts && response.status().is_success() {
+                up(&operator, &watch);
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// The listing is complete and the watch is up.
+fn up(operator: &Operator, watch: &str) {
+    if operator.health.well(watch) {
+        tracing::info!(watch, "up to date");
+    }
 }
 
 /// Hands on the good events; tells `/readyz`, the log and the metrics of the others.
@@ -83,6 +118,7 @@ async fn drive<K>(
     watch: &str,
     events: impl Stream<Item = watcher::Result<Event<K>>>,
     mut handle: impl FnMut(Event<K>),
+    mut refused: impl FnMut(),
 ) {
     let backoff = ExponentialBuilder::default().with_min_delay(BACKOFF.0).with_max_delay(BACKOFF.1).with_jitter();
     let backoff = ExponentialBackoff::from(backoff.without_max_times());
@@ -92,11 +128,14 @@ async fn drive<K>(
             Ok(event) => {
                 let listing = matches!(event, Event::Init | Event::InitApply(_));
                 handle(event);
-                if !listing && operator.health.well(watch) {
-                    tracing::info!(watch, "up to date");
+                if !listing {
+                    up(operator, watch);
                 }
             }
             Err(error) => {
+                if is_refused(&error) {
+                    refused();
+                }
                 operator.metrics.error("watch");
                 let why = explained(&error);
                 if operator.health.unwell(watch, &why) {
@@ -105,6 +144,11 @@ async fn drive<K>(
             }
         }
     }
+}
+
+/// Whether the API server refuses to list at all.
+fn is_refused(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_forbidden())
 }
 
 fn explained(error: &watcher::Error) -> String {
@@ -131,11 +175,12 @@ fn explained(error: &watcher::Error) -> String {
     }
 }
 
-async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn()) {
+async fn configs(operator: &Arc<Operator>, namespace: Option<&str>, settled: &impl Fn()) {
     let state = &operator.state;
     let mut seen = HashSet::new();
-    let mut first = true;
-    let apply = |guard: DeserializeGuard<DistributedConfig>| match guard.0 {
+    let once = Once::new();
+    let settle = || once.call_once(settled);
+    let apply = |guarded: Guarded| match guarded.0 {
         Ok(mut config) => {
             keep_newest(&mut config.metadata.managed_fields);
             state.config_applied(config);
@@ -150,8 +195,9 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
             tracing::error!(config = object, error = invalid.error, "this config cannot be read; its head stays");
         }
     };
-    let events = watcher(api::<DeserializeGuard<DistributedConfig>>(&operator.client, namespace), config());
-    drive(operator, &name("DistributedConfigs", namespace), events, |event| match event {
+    let watch = name("DistributedConfigs", namespace);
+    let events = watcher(api::<Guarded>(operator, &watch, namespace), config());
+    let handle = |event| match event {
         Event::Init => seen.clear(),
         Event::InitApply(object) => {
             seen.insert(Key::of(&object));
@@ -160,14 +206,12 @@ async fn configs(operator: &Operator, namespace: Option<&str>, listed: &impl Fn(
         Event::InitDone => {
             state.configs_listed(namespace, &seen);
             seen = HashSet::new();
-            if std::mem::take(&mut first) {
-                listed();
-            }
+            settle();
         }
         Event::Apply(object) => apply(object),
         Event::Delete(object) => state.config_deleted(&Key::of(&object)),
-    })
-    .await;
+    };
+    drive(operator, &watch, events, handle, settle).await;
 }
 
 /// Of who changed what, the last is all that is told.
@@ -177,10 +221,11 @@ fn keep_newest(entries: &mut Option<Vec<ManagedFieldsEntry>>) {
     *entries = newest.map(|entry| vec![ManagedFieldsEntry { fields_v1: None, ..entry }]);
 }
 
-async fn replicas(operator: &Operator, namespace: Option<&str>) {
+async fn replicas(operator: &Arc<Operator>, namespace: Option<&str>) {
     let state = &operator.state;
     let mut seen = HashSet::new();
-    let events = watcher(api::<DeserializeGuard<ConfigReplica>>(&operator.client, namespace), config());
+    let watch = name("ConfigReplicas", namespace);
+    let events = watcher(api::<DeserializeGuard<ConfigReplica>>(operator, &watch, namespace), config());
     let read = |guard: DeserializeGuard<ConfigReplica>| match guard.0 {
         Ok(object) => Some(replica(&object)),
         Err(invalid) => {
@@ -194,7 +239,7 @@ async fn replicas(operator: &Operator, namespace: Option<&str>) {
             None
         }
     };
-    drive(operator, &name("ConfigReplicas", namespace), events, |event| match event {
+    let handle = |event| match event {
         Event::Init => seen.clear(),
         Event::InitApply(object) => {
             if let Some((key, replica)) = read(object) {
@@ -213,8 +258,8 @@ async fn replicas(operator: &Operator, namespace: Option<&str>) {
                 state.replica_gone(&key, &replica.pod_uid);
             }
         }
-    })
-    .await;
+    };
+    drive(operator, &watch, events, handle, || {}).await;
 }
 
 /// What a ConfigReplica says, and of which config.
@@ -237,20 +282,22 @@ pub fn replica(object: &ConfigReplica) -> (Key, Replica) {
     (key, replica)
 }
 
-async fn maps(operator: &Operator, namespace: Option<&str>) {
-    let events = watcher(api::<PartialObjectMeta<ConfigMap>>(&operator.client, namespace), config());
+async fn maps(operator: &Arc<Operator>, namespace: Option<&str>) {
+    let watch = name("ConfigMaps", namespace);
+    let events = watcher(api::<PartialObjectMeta<ConfigMap>>(operator, &watch, namespace), config());
     let mut sources = Listing::new(operator, SourceKind::ConfigMap, namespace);
-    drive(operator, &name("ConfigMaps", namespace), events, |event| sources.take(&event)).await;
+    drive(operator, &watch, events, |event| sources.take(&event), || {}).await;
 }
 
-async fn secrets(operator: &Operator, namespace: Option<&str>) {
+async fn secrets(operator: &Arc<Operator>, namespace: Option<&str>) {
     let state = &operator.state;
     // The log is written once and never looked at through a watch.
     let config = config().fields(&format!("type!={}", names::REVISION_TYPE));
-    let events = watcher(api::<PartialObjectMeta<Secret>>(&operator.client, namespace), config);
+    let watch = name("Secrets", namespace);
+    let events = watcher(api::<PartialObjectMeta<Secret>>(operator, &watch, namespace), config);
     let mut sources = Listing::new(operator, SourceKind::Secret, namespace);
     let mut heads = HashSet::new();
-    drive(operator, &name("Secrets", namespace), events, |event| {
+    let handle = |event: Event<PartialObjectMeta<Secret>>| {
         sources.take(&event);
         match event {
             Event::Init => heads.clear(),
@@ -264,8 +311,8 @@ async fn secrets(operator: &Operator, namespace: Option<&str>) {
             Event::Apply(head) => state.head_changed(&head, false),
             Event::Delete(head) => state.head_changed(&head, true),
         }
-    })
-    .await;
+    };
+    drive(operator, &watch, events, handle, || {}).await;
 }
 
 /// Takes in the events of one kind of source.

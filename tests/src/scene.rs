@@ -85,6 +85,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The manifest of a config.
+    #[must_use]
     pub fn config(&self, name: &str, spec: &str) -> String {
         format!(
             "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {{name: {name}, namespace: {}}}\nspec: {spec}\n",
@@ -93,6 +94,7 @@ impl<'a> Scene<'a> {
     }
 
     /// An object; null if there is none.
+    #[must_use]
     pub fn get(&self, resource: &str, name: &str) -> Value {
         self.kubectl(&["get", resource, name, "-o", "json"])
             .ok()
@@ -130,16 +132,20 @@ impl<'a> Scene<'a> {
     }
 
     /// A path below the directory.
+    #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
     }
 
     /// A pod as the API knows it: ready, with the label app. No kubelet runs it. Its uid.
+    #[must_use]
     pub fn pod(&self, name: &str, app: &str) -> String {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": app}},
             "spec": {"containers": [{"name": "app", "image": "none"}]}
         });
+        // Admission wants it; the controller manager, if there is one, may not have come to it.
+        let _ = self.kubectl(&["create", "serviceaccount", "default"]);
         self.apply(&pod.to_string());
         self.ready(name, true);
         self.get("pod", name)["metadata"]["uid"].as_str().unwrap().to_owned()
