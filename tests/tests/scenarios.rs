@@ -385,7 +385,7 @@ async fn checks_come_before_and_notifications_after() {
     scene.apply(&scene.config("web", &spec("bad")));
     wait_for("the refusal", || async {
         let log = sidecar.process.output();
-        if log.contains("revision 2 is refused by the check") { Ok(()) } else { Err(log) }
+        if log.contains("the check refuses it") { Ok(()) } else { Err(log) }
     })
     .await
     .unwrap();
