@@ -191,7 +191,7 @@ impl Head {
     /// The first revision, or the one after `previous`, of which only the numbers and hashes count.
     #[must_use]
     pub fn next(previous: Option<&Head>, at_least: i64, bundle: Bundle, now: Timestamp) -> Self {
-        let revision = previous.map_or(0, |p| p.revision).max(at_least - 1) + 1;
+        let revision = previous.map_or(0, |p| p.revision).max(at_least.saturating_sub(1)).saturating_add(1);
         let hash = bundle.hash();
         let chain = chain(previous.map(|p| p.chain.as_str()), revision, &hash);
         Self {
@@ -203,7 +203,7 @@ impl Head {
             restored: None,
             good: None,
             changed_by: None,
-            lamport: previous.map_or(0, |p| p.lamport) + 1,
+            lamport: previous.map_or(0, |p| p.lamport).saturating_add(1),
             standing: Standing {
                 rollout: None,
                 highest: revision.max(previous.map_or(0, |p| p.standing.highest)),

@@ -1,7 +1,7 @@
 //! Every bound in one place. Each is far above what configuration needs, and small enough that
 //! hostile input costs at most about a second and some tens of megabytes.
 
-/// Levels of nesting of a value, the pointer that places it included.
+/// Levels of nesting of a value, the pointer that places it included; and of a schema.
 pub const MAX_DEPTH: usize = 64;
 /// Weight of one document after YAML aliases are expanded: 16 a node, and the bytes of its text.
 pub const MAX_DOCUMENT_WEIGHT: usize = 8 << 20;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     layers::Merged,
-    limits::{MAX_PROBLEMS, MAX_REGEX_BYTES, MAX_SCHEMA_CHAIN, MAX_SCHEMA_VISITS, MIN_SCHEMA_STEPS},
+    limits::{MAX_DEPTH, MAX_PROBLEMS, MAX_REGEX_BYTES, MAX_SCHEMA_CHAIN, MAX_SCHEMA_VISITS, MIN_SCHEMA_STEPS},
     pointer,
     problem::{Problem, ProblemKind},
 };
@@ -162,7 +162,7 @@ fn counted(schema: &Value) -> Value {
 fn refuse_unbounded(schema: &Value) -> Result<(), String> {
     let mut anchors = BTreeMap::new();
     let mut all = Vec::new();
-    collect(schema, schema, &mut anchors, &mut all)?;
+    collect(schema, schema, MAX_DEPTH, &mut anchors, &mut all)?;
     let mut heights = BTreeMap::new();
     all.into_iter().try_for_each(|map| height(schema, map, &anchors, &mut heights, 1).map(drop))
 }
@@ -173,12 +173,20 @@ type Anchors<'s> = BTreeMap<&'s str, &'s Value>;
 fn collect<'s>(
     root: &'s Value,
     schema: &'s Value,
+    depth: usize,
     anchors: &mut Anchors<'s>,
     all: &mut Vec<&'s Value>,
 ) -> Result<(), String> {
+    let deeper = || {
+        depth.checked_sub(1).ok_or_else(|| format!("validation.schema is nested deeper than {MAX_DEPTH} levels"))
+    };
     match schema {
-        Value::Array(items) => items.iter().try_for_each(|item| collect(root, item, anchors, all)),
+        Value::Array(items) => {
+            let depth = deeper()?;
+            items.iter().try_for_each(|item| collect(root, item, depth, anchors, all))
+        }
         Value::Object(map) => {
+            let depth = deeper()?;
             let text = |keyword: &str| map.get(keyword).and_then(Value::as_str);
             if text("$ref").is_some_and(|target| !target.starts_with('#')) {
                 return Err("validation.schema: $ref may point within the schema only (#/$defs/name)".to_owned());
@@ -190,7 +198,7 @@ fn collect<'s>(
             anchors.extend(text("$anchor").map(|name| (name, schema)));
             all.push(schema);
             let subschemas = map.iter().filter(|(keyword, _)| !DATA.contains(&keyword.as_str()));
-            subschemas.map(|(_, value)| value).try_for_each(|value| collect(root, value, anchors, all))
+            subschemas.map(|(_, value)| value).try_for_each(|value| collect(root, value, depth, anchors, all))
         }
         _ => Ok(()),
     }

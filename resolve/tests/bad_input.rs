@@ -81,6 +81,8 @@ fn documents_that_cannot_be_used() {
         ("v.json", "{\"a\": 18446744073709551616}".into(), "beyond 64 bits"),
         ("v.json", "{\"a\": -9223372036854775809}".into(), "beyond 64 bits"),
         ("v.json", format!("{{\"a\": {}{}}}", "[".repeat(70), "]".repeat(70)), "nested deeper than 64"),
+        ("v.json", "{\"<<\": {\"a\": 1}}".into(), "merge key"),
+        ("v.toml", "\"<<\" = 1".into(), "merge key"),
         ("v.toml", "a = ".into(), "TOML at line 1 column"),
         ("v.toml", "a = 1\na = 2".into(), "duplicate key"),
         ("v.toml", "a = inf".into(), "beyond 64 bits"),

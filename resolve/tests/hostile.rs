@@ -96,6 +96,7 @@ fn schemas_that_cannot_be_used() {
         (schema("{$ref: '#/$defs/none'}", "{}"), SchemaInvalid, "cannot be used"),
         (schema("{$schema: 'https://example.org/dialect', type: object}", "{}"), SchemaInvalid, ""),
         (schema("{$ref: '#'}", "{}"), SchemaInvalid, "circle"),
+        (schema(&format!("{}{}", "{not: ".repeat(65), "}".repeat(65)), "{}"), SchemaInvalid, "deeper than 64"),
         (
             schema("{$defs: {a: {allOf: [{$ref: '#/$defs/b'}]}, b: {not: {$ref: '#/$defs/a'}}}}", "{}"),
             SchemaInvalid,

@@ -108,7 +108,6 @@ pub async fn run(
     }
     let mut tasks = JoinSet::new();
     // A config that is named twice has one directory all the same.
-    // A config that is named twice has one directory all the same.
     for config in shared.options.config.iter().collect::<BTreeSet<_>>() {
         start(&shared, client.clone(), config, RealDisk, &mut tasks);
     }

@@ -207,8 +207,9 @@ impl Visitor<'_> for Key {
     }
 
     fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
+        // In every syntax: what is read as JSON may be written as YAML.
         if key == "<<" {
-            return Err(E::custom("\"<<\" (YAML 1.1's merge key) is not part of YAML 1.2; use layers"));
+            return Err(E::custom("the key \"<<\" is YAML 1.1's merge key, which YAML 1.2 does not have; use layers"));
         }
         Ok(key.to_owned())
     }
