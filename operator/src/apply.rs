@@ -83,7 +83,7 @@ pub async fn apply(
         Observed::Damaged { reason, .. } => Some(reason.clone()),
         _ => None,
     };
-    let (content, outcome) = match &action {
+    let (source, outcome) = match &action {
         Action::Hold(why) => return Ok((memory, Outcome::Held(*why))),
         Action::Refuse(refusal) => return Ok((memory, Outcome::Refused(refusal.clone()))),
         // What was listed by quorum was not enough: the caller lists first.
@@ -97,17 +97,17 @@ pub async fn apply(
             (Some(accepted(client, config, &memory).await?), Outcome::Published { restored: None, repaired: None })
         }
         Action::Restore { revision, because } => match old(client, config, &memory, *revision, because).await? {
-            Some((revision, bundle)) => {
+            Some((revision, old)) => {
                 let action = Action::Restore { revision, because: because.clone() };
                 let outcome = Outcome::Published { restored: Some(because.clone()), repaired };
-                let head = next(client, config, &memory, &action, Some(bundle), facts).await?;
+                let head = next(client, config, &memory, &action, Some(old), facts).await?;
                 let memory = write(client, state, config, memory, head, head_written).await?;
                 return Ok((memory, outcome));
             }
             None => return Ok((memory.clone(), Outcome::Refused(nothing_old(&memory, *revision, because)))),
         },
     };
-    let head = next(client, config, &memory, &action, content, facts).await?;
+    let head = next(client, config, &memory, &action, source, facts).await?;
     let memory = if matches!(action, Action::Instruct(_)) {
         instruct(client, state, config, memory, head).await?
     } else {
@@ -122,7 +122,7 @@ async fn next(
     config: &DistributedConfig,
     memory: &HeadMemory,
     action: &Action,
-    content: Option<Bundle>,
+    source: Option<Head>,
     facts: &Facts,
 ) -> Result<Head, ApplyError> {
     let logged = match (&memory.observed, memory.log.last_key_value()) {
@@ -135,10 +135,10 @@ async fn next(
         Observed::Ours(stored) => Some(&stored.head),
         _ => logged.as_ref(),
     };
-    head_after(&config.spec, before, memory.highest, action, content, facts).ok_or(ApplyError::Conflict)
+    head_after(&config.spec, before, memory.highest, action, source, facts).ok_or(ApplyError::Conflict)
 }
 
-/// The content to publish again, and its revision: the one that is asked for, or without a head the
+/// What to publish again, and its revision: the one that is asked for, or without a head the
 /// newest that verifies.
 async fn old(
     client: &Client,
@@ -146,7 +146,7 @@ async fn old(
     memory: &HeadMemory,
     newest: i64,
     because: &Restore,
-) -> Result<Option<(i64, Bundle)>, ApplyError> {
+) -> Result<Option<(i64, Head)>, ApplyError> {
     let revisions: Vec<i64> = match because {
         Restore::Pinned | Restore::Refused(_) => vec![newest],
         Restore::LastGood(_) | Restore::HeadLost => {
@@ -155,7 +155,7 @@ async fn old(
     };
     for revision in revisions {
         if let Some(head) = log::read(client, config, revision).await.map_err(ApplyError::Read)? {
-            return Ok(Some((revision, head.bundle)));
+            return Ok(Some((revision, head)));
         }
     }
     Ok(None)
@@ -173,14 +173,14 @@ fn nothing_old(memory: &HeadMemory, revision: i64, because: &Restore) -> Refusal
     }
 }
 
-/// The candidate's content, read and verified once more right before the head becomes it.
-async fn accepted(client: &Client, config: &DistributedConfig, memory: &HeadMemory) -> Result<Bundle, ApplyError> {
+/// The candidate, read and verified once more right before the head becomes it.
+async fn accepted(client: &Client, config: &DistributedConfig, memory: &HeadMemory) -> Result<Head, ApplyError> {
     let Observed::Ours(stored) = &memory.observed else { return Err(ApplyError::Conflict) };
     let Some(instruction) = &stored.head.standing.rollout else { return Err(ApplyError::Conflict) };
     let there = candidate::read(client, config).await.map_err(ApplyError::Read)?;
     let same = there.uid().as_deref() == Some(instruction.proposal.uid.as_str());
     match Head::from_secret(&there) {
-        Ok(head) if same && head.hash == instruction.proposal.hash => Ok(head.bundle),
+        Ok(head) if same && head.hash == instruction.proposal.hash => Ok(head),
         _ => Err(ApplyError::Conflict),
     }
 }

@@ -243,24 +243,58 @@ pub fn decide(situation: &Situation<'_>) -> Decision {
         Observed::Predecessor => return Action::Refuse(Refusal::AwaitingPredecessor).into(),
         Observed::Absent | Observed::Ours(_) | Observed::Damaged { .. } => {}
     }
-    if spec.suspend {
-        return Action::Hold(Why::Suspended).into();
-    }
     let stored = match observed {
         Observed::Ours(stored) => Some(stored),
         _ => None,
     };
-    if let Some(pin) = &spec.pin {
-        return decide_pinned(pin.revision, stored, log).into();
+    let under_way = stored.and_then(|s| Some((s, s.head.standing.rollout.as_ref()?)));
+    if spec.suspend {
+        return decide_suspended(under_way).into();
     }
     let problems = rollout_of(spec).problems(spec.selector.is_some());
-    if !problems.is_empty() {
-        return Action::Refuse(Refusal::RolloutInvalid(problems)).into();
+    let decision = match (stored, under_way, &spec.pin) {
+        // A pin, and rules that cannot be, end what is under way, before they are looked at.
+        (_, Some((stored, instruction)), pin) if pin.is_some() || !problems.is_empty() => {
+            superseded(&stored.head, instruction).into()
+        }
+        (stored, _, Some(pin)) => decide_pinned(pin.revision, stored, log).into(),
+        _ if !problems.is_empty() => Action::Refuse(Refusal::RolloutInvalid(problems)).into(),
+        (None, _, None) => decide_without_head(situation).into(),
+        (_, Some((stored, instruction)), None) => decide_under_way(situation, stored, instruction),
+        (Some(stored), None, None) => decide_with_head(situation, stored).into(),
+    };
+    match stored {
+        Some(stored) if matches!(decision.action, Action::Hold(_) | Action::Refuse(_)) => {
+            tidied(situation, stored, decision)
+        }
+        _ => decision,
     }
-    let Some(stored) = stored else { return decide_without_head(situation).into() };
-    match &stored.head.standing.rollout {
-        Some(instruction) => decide_under_way(situation, stored, instruction),
-        None => decide_with_head(situation, stored).into(),
+}
+
+/// Nothing is published and nobody is asked anything new. The time of a rollout stands still, as if a
+/// person held it.
+fn decide_suspended(under_way: Option<(&Stored, &Instruction)>) -> Action {
+    match under_way {
+        Some((stored, instruction)) if !instruction.paused => {
+            let rollout = Some(Instruction { paused: true, ..instruction.clone() });
+            Action::Instruct(Box::new(Standing { rollout, ..stored.head.standing.clone() }))
+        }
+        _ => Action::Hold(Why::Suspended),
+    }
+}
+
+/// What is to be done before a decision that leaves the content as it is: pods are told how fresh they
+/// must be, and a candidate that nobody is asked about goes.
+fn tidied(situation: &Situation<'_>, stored: &Stored, decision: Decision) -> Decision {
+    let standing = &stored.head.standing;
+    if stored.head.freshness != situation.spec.freshness.clone().unwrap_or_default() {
+        return Decision { action: Action::Instruct(Box::new(standing.clone())), ..decision };
+    }
+    match situation.candidate {
+        CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) if standing.rollout.is_none() => {
+            Action::Discard(version.clone()).into()
+        }
+        _ => decision,
     }
 }
 
@@ -271,13 +305,8 @@ pub fn rollout_of(spec: &DistributedConfigSpec) -> Cow<'_, Rollout> {
 }
 
 fn decide_pinned(revision: i64, stored: Option<&Stored>, log: &Log) -> Action {
-    let held = stored.filter(|s| s.head.revision == revision || s.head.restored == Some(revision));
-    if let Some(stored) = held {
-        // A pin ends what is under way.
-        match &stored.head.standing.rollout {
-            Some(instruction) => superseded(&stored.head, instruction),
-            None => Action::Hold(Why::Pinned(revision)),
-        }
+    if stored.is_some_and(|s| s.head.revision == revision || s.head.restored == Some(revision)) {
+        Action::Hold(Why::Pinned(revision))
     } else if log.contains_key(&revision) {
         Action::Restore { revision, because: Restore::Pinned }
     } else {
@@ -306,20 +335,22 @@ fn decide_with_head(situation: &Situation<'_>, stored: &Stored) -> Action {
     let Situation { spec, wanted, facts, log, .. } = situation;
     let (head, rollout) = (&stored.head, rollout_of(spec));
     let standing = &head.standing;
-    if head.freshness != spec.freshness.clone().unwrap_or_default() {
-        return Action::Instruct(Box::new(standing.clone()));
-    }
+    let refused = || match rollout.strategy {
+        Strategy::Immediate => rollout::immediate::refused(&rollout, head, facts),
+        Strategy::Quorum | Strategy::Canary => None,
+    };
     let wanted = match wanted {
         Ok(wanted) => wanted,
-        Err(problems) => return Action::Refuse(Refusal::Invalid(problems.clone())),
+        // What the layers gave before they broke may still be refused.
+        Err(problems) => {
+            return match refused().map(|reason| take_back(head, log, reason, facts)) {
+                None | Some(Action::Refuse(_)) => Action::Refuse(Refusal::Invalid(problems.clone())),
+                Some(action) => action,
+            };
+        }
     };
     if wanted.hash == head.hash {
-        if let CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) = situation.candidate {
-            return Action::Discard(version.clone());
-        }
-        if rollout.strategy == Strategy::Immediate
-            && let Some(reason) = rollout::immediate::refused(&rollout, head, facts)
-        {
+        if let Some(reason) = refused() {
             return take_back(head, log, reason, facts);
         }
         // The layers give something else than what was refused: it may be proposed again.
@@ -336,9 +367,6 @@ fn decide_with_head(situation: &Situation<'_>, stored: &Stored) -> Action {
         && refused.hash == wanted.hash
         && facts.orders.retry != Some(refused.revision)
     {
-        if let CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) = situation.candidate {
-            return Action::Discard(version.clone());
-        }
         return Action::Refuse(Refusal::RolledBack(refused.clone()));
     }
     if rollout.strategy == Strategy::Immediate {
@@ -414,15 +442,15 @@ fn take_back(head: &Head, log: &Log, reason: String, facts: &Facts) -> Action {
     }
 }
 
-/// The head that an action makes of the one before; `content` is the candidate's or the old revision's
-/// files where the action needs them.
+/// The head that an action makes of the one before; `source` is the candidate or the old revision, files
+/// included, where the action needs it.
 #[must_use]
 pub fn head_after(
     spec: &DistributedConfigSpec,
     before: Option<&Head>,
     highest: i64,
     action: &Action,
-    content: Option<Bundle>,
+    source: Option<Head>,
     facts: &Facts,
 ) -> Option<Head> {
     let rollout = rollout_of(spec);
@@ -444,16 +472,17 @@ pub fn head_after(
         Action::Instruct(standing) => Head { standing: (**standing).clone(), ..before?.clone() },
         Action::Accept => {
             let proposal = &before?.standing.rollout.as_ref()?.proposal;
-            let mut head = Head::next(before, proposal.revision, content?, facts.now);
+            let candidate = source?;
+            let mut head = Head::next(before, proposal.revision, candidate.bundle, facts.now);
             head.good = next(Bundle::default()).good;
             head.standing.refused = None;
-            head.changed_by.clone_from(&facts.changed_by);
+            // Whoever changed the config since may only have promoted it.
+            head.changed_by = candidate.changed_by;
             head
         }
         Action::Restore { revision, because } => {
-            let mut head = next(content?);
+            let mut head = next(source?.bundle);
             head.restored = Some(*revision);
-            head.good = None;
             if let (Restore::Refused(reason), Some(before)) = (because, before) {
                 let (revision, hash) = (before.revision, before.hash.clone());
                 head.standing.refused = Some(Refused { revision, hash, reason: reason.clone(), at: facts.now });

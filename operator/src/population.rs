@@ -40,7 +40,7 @@ pub fn known(state: &State, config: &DistributedConfig, memory: &HeadMemory) -> 
         state.pods(&key)
     } else {
         // Those that report are all that is known.
-        let pod = |r: &Replica| Pod { uid: r.pod_uid.clone(), name: r.pod.clone(), ready: true };
+        let pod = |r: &Replica| Pod { uid: r.pod_uid.clone(), name: r.pod.clone(), ready: true, ending: false };
         replicas.values().map(pod).collect()
     };
     let alive: BTreeSet<&String> = pods.iter().map(|pod| &pod.uid).collect();
@@ -130,13 +130,13 @@ async fn look_at_pods(client: &Client, state: &State, config: &DistributedConfig
     Ok(())
 }
 
-/// A pod that neither ended nor is being deleted.
+/// A pod that has not ended.
 fn alive(pod: &PodView) -> Option<Pod> {
     let status = pod.status.clone().unwrap_or_default();
-    let ended =
-        pod.metadata.deletion_timestamp.is_some() || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    (!ended).then(|| Pod { uid: pod.uid().unwrap_or_default(), name: pod.name_any(), ready })
+    let ending = pod.metadata.deletion_timestamp.is_some();
+    (!ended).then(|| Pod { uid: pod.uid().unwrap_or_default(), name: pod.name_any(), ready, ending })
 }
 
 /// As the API server takes it. An expression that it could not understand selects nothing.
@@ -151,7 +151,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn pods_that_ended_or_are_being_deleted_do_not_count() {
+    fn pods_that_ended_do_not_count_and_those_that_are_being_deleted_are_told_from_others() {
         let pod = |metadata: serde_json::Value, status: serde_json::Value| {
             let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status});
             alive(&serde_json::from_value(object).unwrap())
@@ -161,7 +161,8 @@ mod tests {
         assert!(seen.ready && seen.uid == "u");
         assert!(!pod(json!({"name": "a", "uid": "u"}), json!({"phase": "Pending"})).unwrap().ready);
         assert_eq!(pod(json!({"name": "a", "uid": "u"}), json!({"phase": "Failed"})), None);
-        assert_eq!(pod(json!({"name": "a", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"}), ready), None);
+        let deleted = json!({"name": "a", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert!(!seen.ending && pod(deleted, ready).unwrap().ending);
     }
 
     #[test]

@@ -233,7 +233,8 @@ pub struct View<'a> {
 fn pod_counts(config: &DistributedConfig, head: &Head, facts: &Facts) -> Option<PodCounts> {
     let (mut applied, mut rejected, mut stale) = (0, 0, 0);
     let late = facts.seconds_since(head.decided_at) >= LATE;
-    for pod in &facts.pods {
+    let staying = || facts.pods.iter().filter(|pod| !pod.ending);
+    for pod in staying() {
         let replica = facts.replicas.get(&pod.uid);
         match replica.map(|replica| replica.state) {
             Some(ReplicaState::Rejected) if replica.and_then(|r| r.revision) == Some(head.revision) => rejected += 1,
@@ -245,8 +246,8 @@ fn pod_counts(config: &DistributedConfig, head: &Head, facts: &Facts) -> Option<
             _ => {}
         }
     }
-    let desired = count(facts.pods.len());
-    let counts = PodCounts { desired, applied, rejected, stale, summary: format!("{applied}/{desired}") };
+    let desired = count(staying().count());
+    let counts = PodCounts { desired, applied, rejected, stale, delivered: 0, summary: format!("{applied}/{desired}") };
     (desired > 0 || config.spec.selector.is_some()).then_some(counts)
 }
 

@@ -195,7 +195,7 @@ impl World {
             Op::AddPod => {
                 if self.pods.len() < 12 {
                     let uid = self.uid("p");
-                    let pod = Pod { name: uid.clone(), uid, ready: false };
+                    let pod = Pod { name: uid.clone(), uid, ready: false, ending: false };
                     let born = self.now;
                     self.pods.push(ModelPod { pod, silent: false, born, shows: None, says: None, outbox: Vec::new() });
                 }
@@ -367,9 +367,11 @@ impl World {
             Some((i.proposal.uid.clone(), step, i.since, decision.progress.as_ref()?.baking_since?))
         });
         let before = self.head.clone();
-        let content = match &decision.action {
-            Action::Accept => self.candidate.as_ref().map(|(_, head, _)| head.bundle.clone()),
-            Action::Restore { revision, .. } => Some(self.log[revision].1.clone()),
+        let source = match &decision.action {
+            Action::Accept => self.candidate.as_ref().map(|(_, head, _)| head.clone()),
+            Action::Restore { revision, .. } => {
+                Some(Head::next(None, *revision, self.log[revision].1.clone(), self.now))
+            }
             _ => None,
         };
         let highest = self.log.keys().next_back().copied().unwrap_or(0).max(self.highest);
@@ -391,7 +393,7 @@ impl World {
             action => {
                 let known = before.as_ref().map_or(0, |head| head.standing.highest);
                 let head =
-                    head_after(&self.spec, before.as_ref(), highest.max(known), action, content, &facts).unwrap();
+                    head_after(&self.spec, before.as_ref(), highest.max(known), action, source, &facts).unwrap();
                 self.check_move(before.as_ref(), &head, action);
                 if before.as_ref().is_none_or(|before| before.revision != head.revision) {
                     let entry = LogEntry {
@@ -593,7 +595,7 @@ fn running(kind: u8, pods: usize) -> World {
     assert!(world.operator());
     for _ in 0..pods {
         let uid = world.uid("p");
-        let pod = Pod { name: uid.clone(), uid, ready: true };
+        let pod = Pod { name: uid.clone(), uid, ready: true, ending: false };
         let born = world.now;
         world.pods.push(ModelPod { pod, silent: false, born, shows: None, says: None, outbox: Vec::new() });
     }

@@ -3,15 +3,16 @@
 //! A step fixes a threshold: the rank of the last pod it chooses among those that report. It is only
 //! ever raised, so a pod that has the candidate keeps it; pods born after the step stay on the
 //! published revision until the next one. A step is done when the chosen pods have the candidate,
-//! its bake time is over and every gate holds. Pods that say nothing are waited for a while, and
-//! then left out, as long as more than half of the chosen have it: one pod never speaks for all.
+//! its bake time is over and every gate holds. Pods that say they are stale are not asked. Pods that say
+//! nothing are waited for a while, and then left out, as long as more than half of the chosen have it:
+//! one pod never speaks for all.
 
 use jiff::Timestamp;
 use quorate_crds::{Ask, Gate, Instruction, ReplicaState, Rollout, rank};
 
 use super::{
     Facts, Judgement, Pod, Progress, Replica, Verdict,
-    facts::{named, reasons},
+    facts::{named, reasons, roughly},
 };
 
 /// How long a chosen pod may be silent before it is no longer waited for. Seconds.
@@ -19,7 +20,7 @@ const SILENCE: u64 = 60;
 
 /// What the pods are asked in a step: never less than before.
 pub(super) fn step(rollout: &Rollout, candidate_uid: &str, step: usize, before: Option<&Ask>, facts: &Facts) -> Ask {
-    let mut ranks: Vec<u64> = facts.reporting().map(|(pod, _)| rank(candidate_uid, &pod.uid)).collect();
+    let mut ranks: Vec<u64> = facts.able().map(|(pod, _)| rank(candidate_uid, &pod.uid)).collect();
     ranks.sort_unstable();
     let wanted = rollout.steps.get(step).map_or(ranks.len(), |step| step.pods.at_least(ranks.len()).max(1));
     let last = wanted.min(ranks.len()).checked_sub(1).and_then(|index| ranks.get(index).copied());
@@ -40,27 +41,27 @@ struct Tally<'a> {
     chosen: usize,
     applied: Vec<&'a Pod>,
     rejected: Vec<&'a Replica>,
-    /// Not waited for.
-    stale: usize,
+    /// Said nothing for so long that they are not waited for.
+    silent: usize,
     waiting: Vec<&'a Pod>,
 }
 
 fn tally<'a>(instruction: &Instruction, facts: &'a Facts) -> Tally<'a> {
-    let mut tally = Tally { chosen: 0, applied: Vec::new(), rejected: Vec::new(), stale: 0, waiting: Vec::new() };
+    let mut tally = Tally { chosen: 0, applied: Vec::new(), rejected: Vec::new(), silent: 0, waiting: Vec::new() };
     let out_of_patience = facts.seconds_since(instruction.since) >= SILENCE;
     for (pod, replica) in facts.reporting() {
         let answer = replica.answers(&instruction.proposal).then_some(replica.state);
         if answer == Some(ReplicaState::Rejected) {
             tally.rejected.push(replica);
         }
-        if !instruction.chooses(&pod.uid, replica.born) {
+        if !instruction.chooses(&pod.uid, replica.born) || replica.is_stale() {
             continue;
         }
         tally.chosen += 1;
         match answer {
             Some(ReplicaState::Applied) => tally.applied.push(pod),
             Some(ReplicaState::Rejected) => {}
-            _ if replica.state == ReplicaState::Stale || out_of_patience => tally.stale += 1,
+            _ if out_of_patience => tally.silent += 1,
             _ => tally.waiting.push(pod),
         }
     }
@@ -74,7 +75,7 @@ pub(super) fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts)
     let bake = rollout.steps.get(index).and_then(|step| step.bake).map_or(0, quorate_crds::Span::seconds);
     let limit = bake + rollout.deadline().seconds();
     let left = limit.saturating_sub(facts.seconds_since(instruction.since));
-    let has_it = tally.waiting.is_empty() && accepted > 0 && tally.stale * 2 < asked;
+    let has_it = tally.waiting.is_empty() && accepted > 0 && tally.silent * 2 < asked;
     // What began before the step was resumed does not count.
     let began = facts.baking_since.filter(|at| *at >= instruction.since).map_or(facts.now, |at| at.min(facts.now));
     let mut progress = Progress {
@@ -99,17 +100,28 @@ pub(super) fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts)
         return (Verdict::Accept, progress);
     }
     if asked == 0 {
-        let ask = step(rollout, &instruction.proposal.uid, index, Some(&instruction.ask), facts);
-        // Nobody of those that were chosen lives any more, or nobody reported before: choose again.
-        if facts.reporting().next().is_some() && ask != instruction.ask {
-            return (Verdict::Instruct(Instruction { ask, since: facts.now, ..instruction.clone() }), progress);
-        }
-        progress.message = format!("{place}: no pod of spec.selector reports: nobody can try it");
-        progress.again = None;
-        return (Verdict::Wait, progress);
+        let (verdict, message) = nobody(rollout, instruction, index, left, facts);
+        progress.message = format!("{place}: {message}");
+        return (verdict, progress);
     }
     let step = StepUnderWay { rollout, instruction, facts, tally, index, bake, left, place };
     if has_it { step.bakes(began, progress) } else { step.waits(progress) }
+}
+
+/// Nobody is asked any more: those that were chosen ended or are stale, or nobody has reported yet.
+fn nobody(rollout: &Rollout, instruction: &Instruction, index: usize, left: u64, facts: &Facts) -> (Verdict, String) {
+    let was_tried = matches!(instruction.ask, Ask::Try { threshold, .. } if threshold > 0);
+    if was_tried && left == 0 {
+        let reason = format!("no pod that tried it was there to the end, within {}", rollout.deadline());
+        return (Verdict::Late(format!("step {} of {}: {reason}", index + 1, rollout.steps.len())), String::new());
+    }
+    let ask = step(rollout, &instruction.proposal.uid, index, Some(&instruction.ask), facts);
+    if facts.able().next().is_some() && ask != instruction.ask {
+        // Content that ends the pods that try it must not go on from pod to pod for ever: the time runs on.
+        let since = if was_tried { instruction.since } else { facts.now };
+        return (Verdict::Instruct(Instruction { ask, since, ..instruction.clone() }), String::new());
+    }
+    (Verdict::Wait, "no pod of spec.selector reports: nobody can try it".into())
 }
 
 /// A step with pods that are asked.
@@ -132,15 +144,15 @@ impl StepUnderWay<'_> {
 
     /// Not all that are waited for have it.
     fn waits(&self, mut progress: Progress) -> Judgement {
-        let (counts, stale) = (self.counts(), self.tally.stale);
+        let (counts, left_out) = (self.counts(), self.tally.silent);
         let silent = named(self.tally.waiting.iter().map(|pod| pod.name.as_str()));
         if self.left == 0 {
             let within = self.rollout.deadline();
             let also = if silent.is_empty() { String::new() } else { format!("; silent: {silent}") };
-            return (Verdict::Late(format!("{counts} within {within}; {stale} are stale{also}")), progress);
+            return (Verdict::Late(format!("{counts} within {within}; {left_out} say nothing{also}")), progress);
         }
         progress.message = if silent.is_empty() {
-            format!("{counts}; {stale} of them say nothing: too many to leave out; {} s are left", self.left)
+            format!("{counts}; {left_out} say nothing: too many to leave out; {} are left", roughly(self.left))
         } else {
             format!("{counts}; waiting for {silent}")
         };
@@ -169,7 +181,7 @@ impl StepUnderWay<'_> {
         }
         if baked_for < bake {
             let more = bake - baked_for;
-            progress.message = format!("{counts}, baking {more} s more");
+            progress.message = format!("{counts}, baking {} more", roughly(more));
             let intervals = rollout.gates.iter().filter(|gate| is_external(gate)).map(|gate| gate.interval().seconds());
             progress.again = Some(intervals.min().unwrap_or(more).min(more).max(1));
             return (Verdict::Wait, progress);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use quorate_crds::{Orders, Proposal, ReplicaState, rank};
 
-/// A live pod: neither being deleted nor ended.
+/// A pod that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// metadata.uid.
@@ -14,6 +14,9 @@ pub struct Pod {
     pub name: String,
     /// Whether its Ready condition holds.
     pub ready: bool,
+    /// Whether it is being deleted. On a node that is cut off that may take for ever, so its voice in a
+    /// vote is not gone yet; nothing else is asked of it.
+    pub ending: bool,
 }
 
 /// What a pod says: its ConfigReplica.
@@ -49,6 +52,12 @@ impl Replica {
             && self.revision == Some(proposal.revision)
             && self.hash.as_deref() == Some(proposal.hash.as_str())
     }
+
+    /// Whether it says that it cannot follow the head.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        matches!(self.state, ReplicaState::Stale | ReplicaState::Orphaned)
+    }
 }
 
 /// What a gate answered in the present step.
@@ -63,9 +72,9 @@ pub struct GateState {
 /// All that a rollout is judged by.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The live pods of the selector; without a selector, those that report.
+    /// The pods of the selector; without a selector, those that report.
     pub pods: Vec<Pod>,
-    /// The live pods' ConfigReplicas, by pod uid.
+    /// These pods' ConfigReplicas, by pod uid.
     pub replicas: BTreeMap<String, Replica>,
     /// The pods that were ready when the candidate was made, as [`electorate`] writes them.
     pub electorate: BTreeSet<String>,
@@ -84,16 +93,22 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The live pods that report, with what they say.
+    /// The pods that report and stay, with what they say.
     pub fn reporting(&self) -> impl Iterator<Item = (&Pod, &Replica)> {
-        self.pods.iter().filter_map(|pod| Some((pod, self.replicas.get(&pod.uid)?)))
+        let staying = self.pods.iter().filter(|pod| !pod.ending);
+        staying.filter_map(|pod| Some((pod, self.replicas.get(&pod.uid)?)))
+    }
+
+    /// Those of them that follow the head, as far as they know.
+    pub fn able(&self) -> impl Iterator<Item = (&Pod, &Replica)> {
+        self.reporting().filter(|(_, replica)| !replica.is_stale())
     }
 
     /// Whether the pod votes: it was ready when the candidate was made, is ready now, or has said
     /// something before. Who is silent stays, until the pod ends.
     #[must_use]
     pub fn votes(&self, pod: &Pod) -> bool {
-        pod.ready || self.replicas.contains_key(&pod.uid) || self.electorate.contains(&voter(&pod.uid))
+        pod.ready && !pod.ending || self.replicas.contains_key(&pod.uid) || self.electorate.contains(&voter(&pod.uid))
     }
 
     /// The next Lamport stamp: above all that was seen.
@@ -113,7 +128,7 @@ impl Facts {
 /// The pods that are ready, as the candidate keeps them: some 13 bytes a pod.
 #[must_use]
 pub fn electorate(pods: &[Pod]) -> String {
-    let voters: Vec<String> = pods.iter().filter(|pod| pod.ready).map(|pod| voter(&pod.uid)).collect();
+    let voters: Vec<String> = pods.iter().filter(|pod| pod.ready && !pod.ending).map(|pod| voter(&pod.uid)).collect();
     voters.join(",")
 }
 
@@ -126,6 +141,16 @@ pub fn read_electorate(text: &str) -> BTreeSet<String> {
 /// Twelve digits tell a million pods apart.
 fn voter(uid: &str) -> String {
     format!("{:012x}", rank("voter", uid) >> 16)
+}
+
+/// How long, for people to read: coarse, so that what says it does not change every second.
+#[must_use]
+pub fn roughly(seconds: u64) -> String {
+    match seconds {
+        0..=120 => format!("{} s", seconds.div_ceil(10) * 10),
+        121..=7200 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
 }
 
 /// At most three names, and how many more.

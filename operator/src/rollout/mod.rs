@@ -64,9 +64,12 @@ pub type Judgement = (Verdict, Progress);
 #[must_use]
 pub fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts) -> Judgement {
     let revision = instruction.proposal.revision;
+    // While somebody holds it, its time stands still.
+    let held = instruction.paused.then(|| Facts { now: instruction.since, ..facts.clone() });
+    let seen = held.as_ref().unwrap_or(facts);
     let (verdict, mut progress) = match instruction.ask {
-        Ask::Vote => quorum::judge(rollout, instruction, facts),
-        Ask::Try { .. } => canary::judge(rollout, instruction, facts),
+        Ask::Vote => quorum::judge(rollout, instruction, seen),
+        Ask::Try { .. } => canary::judge(rollout, instruction, seen),
     };
     if facts.orders.abort == Some(revision) {
         return (Verdict::Refuse("it was given up by a person".into()), progress);

@@ -1,7 +1,7 @@
 //! Quorum: the pods vote on a candidate that nobody shows yet, and the head moves only when enough of
 //! them accepted it (Paxos's two phases, with the pods as acceptors).
 //!
-//! The denominator holds every live pod that was ready when the candidate was made, is ready now or
+//! The denominator holds every pod that was ready when the candidate was made, is ready now or
 //! has reported before, so silence is never taken for consent. It is never shrunk by what the
 //! candidate does to the pods: nobody shows it.
 
@@ -9,7 +9,7 @@ use quorate_crds::{Instruction, ReplicaState, Rollout};
 
 use super::{
     Facts, Judgement, Progress, Verdict,
-    facts::{named, reasons},
+    facts::{named, reasons, roughly},
 };
 
 pub(super) fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts) -> Judgement {
@@ -39,9 +39,14 @@ pub(super) fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts)
     };
 
     if asked == 0 {
-        // There is nobody who could be late.
+        // There is nobody who could be late: the time of those who come begins when they do.
         let message = "spec.selector matches no pod that is ready or has reported: nobody can vote".into();
-        return (Verdict::Wait, Progress { again: None, ..progress(message) });
+        let verdict = if left * 2 < deadline.seconds() {
+            Verdict::Instruct(Instruction { since: facts.now, ..instruction.clone() })
+        } else {
+            Verdict::Wait
+        };
+        return (verdict, progress(message));
     }
     if accepted >= needed {
         return (Verdict::Accept, progress(format!("{accepted} of {asked} pods accepted it; {needed} were needed")));
@@ -59,12 +64,13 @@ pub(super) fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts)
     }
     if needed > asked {
         let message =
-            format!("spec.rollout.quorum: {needed} pods must accept, but there are {asked}; {left} s are left");
+            format!("spec.rollout.quorum: {needed} pods must accept, but there are {asked}; {} are left", roughly(left));
         return (Verdict::Wait, progress(message));
     }
     let mut message = format!(
-        "{accepted} of {asked} pods accepted, {needed} must; waiting for {}; {left} s are left",
-        named(silent())
+        "{accepted} of {asked} pods accepted, {needed} must; waiting for {}; {} are left",
+        named(silent()),
+        roughly(left)
     );
     if rejected > 0 {
         message += &format!("; {rejected} refused: {}", refusals());
