@@ -1,149 +1,53 @@
-//! `make demo`: the main job, with the milliseconds measured. Ends with 1 if any of it did not happen.
+//! The main job: a config becomes files, a change reaches them, what is broken does not.
 
 use std::{
     fs,
     future::Future,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
-    core::{GroupVersionKind, TypeMeta},
-    discovery::ApiResource,
+    Api, Client,
+    api::{Patch, PatchParams},
 };
-use quorate_crds::{DistributedConfig, names};
+use quorate_crds::names;
 use quorate_tests::{
-    Cluster,
-    cluster::{self, Options, root},
     files::moment,
-    process,
     programs::{self, Program},
     wait::wait_for,
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-const NAMESPACE: &str = "quorate-demo";
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let keep = std::env::var("KEEP").is_ok_and(|value| value == "1");
-    let result = match std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
-        Some(_) if keep => Err(anyhow!("KEEP=1 is for the embedded control plane: unset KUBECONFIG")),
-        Some(path) => on_given_cluster(Path::new(&path)).await,
-        None => until_interrupted(on_own_cluster(keep)).await,
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("\nFAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Leaves nothing behind there but the CRDs.
-async fn on_given_cluster(kubeconfig: &Path) -> Result<()> {
-    println!("Using the cluster of KUBECONFIG={}", kubeconfig.display());
-    let client = cluster::client(kubeconfig).await?;
-    // From here on the namespace is this demo's own, to be deleted whatever happens.
-    create_namespace(&client).await?;
-    let folder = tempfile::tempdir()?;
-    let result = until_interrupted(show(kubeconfig, folder.path())).await.map(drop);
-    println!("\nDeleting namespace {NAMESPACE}");
-    let namespaces: Api<Namespace> = Api::all(client);
-    namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;
-    result
-}
-
-/// On a control plane that ends with the demo, unless all went well and it is to be kept.
-async fn on_own_cluster(keep: bool) -> Result<()> {
-    if keep {
-        process::detach(root().join("target/demo.pids"));
-    }
-    println!("Starting etcd, kube-apiserver and kube-controller-manager on loopback");
-    let start = Instant::now();
-    let cluster = Cluster::with(Options { controller_manager: true, ..Options::default() }).await?;
-    println!("  ready after {:.1} s", start.elapsed().as_secs_f64());
-    let (kubeconfig, folder) = (cluster.kubeconfig(0), cluster.folder());
-    create_namespace(&cluster.client().await?).await?;
-    let programs = show(&kubeconfig, folder).await?;
-    if keep {
-        println!("\nLeft running. To look around:\n");
-        println!("  export KUBECONFIG={}", kubeconfig.display());
-        println!("  {} -n {NAMESPACE} get distributedconfigs,secrets,events", cluster.kubectl_path().display());
-        println!("  ls -la {}/pod-a/web\n", folder.display());
-        println!("`make demo-stop` ends it.");
-        // What is dropped is ended and removed.
-        std::mem::forget((cluster, programs));
-    }
-    Ok(())
-}
-
-/// Ctrl-C is a failure: what was started is ended, what was made is removed.
-async fn until_interrupted<T>(demo: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        result = demo => result,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-    }
-}
-
-async fn create_namespace(client: &Client) -> Result<()> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-    match namespaces.create(&PostParams::default(), &namespace).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            bail!("namespace {NAMESPACE} exists already, of an earlier demo perhaps: delete it, or wait for its end")
-        }
-        result => Ok(result.map(drop)?),
-    }
-}
+use crate::{NAMESPACE, api};
 
 /// A config, its sources and the two directories.
-struct Demo {
+pub struct MainJob {
     client: Client,
     pods: [PathBuf; 2],
 }
 
-async fn show(kubeconfig: &Path, target: &Path) -> Result<Vec<Program>> {
-    let client = cluster::client(kubeconfig).await?;
-    cluster::install_crds(&client).await?;
-    println!("Starting the operator and two sidecars");
-    let mut programs =
-        vec![programs::operator(kubeconfig, &["--namespace", NAMESPACE], &target.join("operator.log")).await?];
-    programs[0].ready().await?;
-    let pods = ["pod-a", "pod-b"].map(|pod| target.join(pod));
-    for pod in &pods {
-        fs::create_dir_all(pod)?;
-        let directory = pod.display().to_string();
-        let arguments = ["--config", "web", "--namespace", NAMESPACE, "--directory", &directory];
-        programs.push(programs::sidecar(kubeconfig, &arguments, &pod.join("sidecar.log")).await?);
+impl MainJob {
+    /// Two sidecars.
+    pub async fn start(client: &Client, kubeconfig: &Path, target: &Path) -> Result<(Self, Vec<Program>)> {
+        let pods = ["pod-a", "pod-b"].map(|pod| target.join(pod));
+        let mut sidecars = Vec::new();
+        for pod in &pods {
+            fs::create_dir_all(pod)?;
+            let directory = pod.display().to_string();
+            let arguments = ["--config", "web", "--namespace", NAMESPACE, "--directory", &directory];
+            sidecars.push(programs::sidecar(kubeconfig, &arguments, &pod.join("sidecar.log")).await?);
+        }
+        Ok((Self { client: client.clone(), pods }, sidecars))
     }
-    let demo = Demo { client, pods };
-    demo.first().await?;
-    demo.changed().await?;
-    demo.broken().await?;
-    demo.rolled_back().await?;
-    demo.explained().await?;
-    Ok(programs)
-}
 
-impl Demo {
-    async fn first(&self) -> Result<()> {
+    pub async fn first(&self) -> Result<()> {
         println!("\n1. kubectl apply -f docs/examples/first.yaml: a first config becomes files");
-        let text = fs::read_to_string(root().join("docs/examples/first.yaml"))?;
-        for document in serde_yaml::Deserializer::from_str(&text) {
-            let object = DynamicObject::deserialize(document)?;
-            let kind = GroupVersionKind::try_from(object.types.clone().unwrap_or(TypeMeta::default()))?;
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(self.client.clone(), NAMESPACE, &ApiResource::from_gvk(&kind));
-            let applied = apply(&api, &object);
-            if kind.kind == "DistributedConfig" {
+        for object in api::objects("docs/examples/first.yaml")? {
+            let applied = api::apply(&self.client, &object);
+            if object.types.as_ref().is_some_and(|types| types.kind == "DistributedConfig") {
                 self.both(applied, "web/nginx.conf", "listen 0.0.0.0:8443;\n").await?;
             } else {
                 applied.await?;
@@ -157,12 +61,12 @@ impl Demo {
         Ok(())
     }
 
-    async fn changed(&self) -> Result<()> {
+    pub async fn changed(&self) -> Result<()> {
         println!("\n2. ConfigMap web-eu: port 9443. A changed layer becomes new files in both");
         self.both(self.layer("server: {port: 9443}"), "web/nginx.conf", "listen 0.0.0.0:9443;\n").await
     }
 
-    async fn broken(&self) -> Result<()> {
+    pub async fn broken(&self) -> Result<()> {
         println!("\n3. ConfigMap web-eu: port 80. A broken change is refused; the last good files stay");
         let start = Instant::now();
         self.layer("server: {port: 80}").await?;
@@ -177,20 +81,15 @@ impl Demo {
         Ok(())
     }
 
-    async fn rolled_back(&self) -> Result<()> {
+    pub async fn rolled_back(&self) -> Result<()> {
         println!("\n4. spec.pin.revision: 1. A roll-back, broken layer or not");
-        let patch = json!({"spec": {"pin": {"revision": 1}}});
-        let configs = self.configs();
-        let pinned = async {
-            configs.patch("web", &PatchParams::default(), &Patch::Merge(patch)).await?;
-            Ok(())
-        };
+        let pinned = api::change(&self.client, "web", json!({"pin": {"revision": 1}}));
         self.both(pinned, "web/nginx.conf", "listen 0.0.0.0:8443;\n").await?;
         println!("   {}", self.reason("Pinned").await?);
         Ok(())
     }
 
-    async fn explained(&self) -> Result<()> {
+    pub async fn explained(&self) -> Result<()> {
         println!("\n5. Who won each key");
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
         let head = secrets.get(&names::head_name("web")).await?;
@@ -210,12 +109,7 @@ impl Demo {
         }
         let port = leaves.get("/server/port").context("no /server/port")?;
         ensure!(layer(&port[0]) == "region" && layer(&port[1]) == "base", "region should have won over base: {port}");
-        println!("\nAll of it happened.");
         Ok(())
-    }
-
-    fn configs(&self) -> Api<DistributedConfig> {
-        Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
     async fn layer(&self, text: &str) -> Result<()> {
@@ -243,23 +137,13 @@ impl Demo {
 
     /// Waits for Ready to have this reason; its message.
     async fn reason(&self, reason: &str) -> Result<String> {
-        let configs = self.configs();
+        let configs = api::configs(&self.client);
         wait_for(&format!("Ready to be {reason}"), || async {
-            let config = configs.get("web").await.map_err(|error| error.to_string())?;
-            let conditions = config.status.clone().unwrap_or_default().conditions;
-            let ready = conditions.into_iter().find(|c| c.type_ == "Ready");
-            match ready {
-                Some(ready) if ready.reason == reason && ready.observed_generation == config.metadata.generation => {
-                    Ok(ready.message)
-                }
+            match api::ready(&configs.get("web").await.map_err(|error| error.to_string())?) {
+                Some(ready) if ready.reason == reason => Ok(ready.message),
                 other => Err(other.map_or("no condition yet".into(), |c| format!("{}: {}", c.reason, c.message))),
             }
         })
         .await
     }
-}
-
-async fn apply(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<()> {
-    api.patch(&object.name_any(), &PatchParams::apply("quorate-demo").force(), &Patch::Apply(object)).await?;
-    Ok(())
 }
