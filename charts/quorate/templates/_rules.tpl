@@ -13,7 +13,7 @@
   verbs: [get, list, watch]
 # Layers may come from any Secret; and head, candidate and log are Secrets, which it makes, changes (patch: what a head says
 # beside its content) and drops (old log entries, candidates that came to nothing). RBAC knows no prefix of a name, so
-# that this cannot be narrower: operator.namespaces bounds it, and policies say which Secrets it may write.
+# that this cannot be narrower; operator.namespaces bounds it.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, update, patch, delete]
