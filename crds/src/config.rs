@@ -55,6 +55,10 @@ pub struct DistributedConfigSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 
+    /// Whose pods may read this config: the operator keeps a Role for it and binds it to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+
     /// How a new revision reaches the pods; by default at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
@@ -82,6 +86,17 @@ pub struct DistributedConfigSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")), extend("x-kubernetes-list-type" = "set"))]
     pub shared_with: Vec<String>,
+}
+
+/// Whose pods may read a config, its candidate too, and say what they make of it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// Service accounts of this namespace. Who is taken off the list may read nothing new; the files
+    /// of its pods stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")), extend("x-kubernetes-list-type" = "set"))]
+    pub service_accounts: Vec<String>,
 }
 
 const fn ten() -> i32 {

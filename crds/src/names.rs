@@ -19,7 +19,8 @@ pub const KIND_CANDIDATE: &str = "candidate";
 /// Value of [`LABEL_KIND`] on log entries.
 pub const KIND_REVISION: &str = "revision";
 
-/// Annotation: the revision number, decimal.
+/// Annotation: the revision number, decimal. On a pod that mounts heads as plain volumes, those that it
+/// was told of: `web=7,db=3`.
 pub const REVISION: &str = "quorate.io/revision";
 /// Annotation: `sha256:…` over the manifest; equal content has an equal hash.
 pub const HASH: &str = "quorate.io/hash";
@@ -71,6 +72,12 @@ pub fn head_name(config: &str) -> String {
 #[must_use]
 pub fn candidate_name(config: &str) -> String {
     format!("{config}.quorate-next")
+}
+
+/// The name of the Role and the RoleBinding that let pods read a config.
+#[must_use]
+pub fn access_name(config: &str) -> String {
+    format!("{config}.quorate")
 }
 
 /// The name of a config's log entry.

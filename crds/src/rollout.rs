@@ -324,12 +324,19 @@ impl PrometheusGate {
 pub struct Freshness {
     /// How long ago the pod's last confirmed reading of the head may be; 5m by default, at least
     /// 3s.
+    // A part of three seconds or more makes the whole so. CEL's durations are not known everywhere.
     #[serde(default = "five_minutes")]
+    #[x_kube(validation = Rule::new("self.matches('[3-9]s|[1-9][0-9]+s|[1-9][0-9]*[mh]')").message("maxAge must be at least 3s: pods confirm what they know three times within it"))]
     pub max_age: Span,
 
     /// What a pod beyond it does besides telling so: Keep its files and serve on, or be Unready.
     #[serde(default)]
     pub on_stale: OnStale,
+}
+
+impl Freshness {
+    /// The shortest `maxAge`: a reading each second is as often as pods ask.
+    pub const SHORTEST: Span = Span::of_seconds(3);
 }
 
 const fn five_minutes() -> Span {

@@ -15,7 +15,8 @@ pub struct DistributedConfigStatus {
     pub observed_generation: Option<i64>,
 
     /// Ready: what was asked for is published. Reconciling: the operator is at it, or waits for
-    /// the API. Stalled: it needs a person; the last good revision stays.
+    /// the API. Stalled: it needs a person; the last good revision stays. AccessGranted, with
+    /// spec.access: whether its accounts may read it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -102,8 +103,17 @@ pub struct PodCounts {
     pub rejected: i32,
     /// How many have not confirmed it for too long.
     pub stale: i32,
-    /// Applied of desired: 97/100.
+    /// How many mount it as a plain volume, have no sidecar that could say so, and were told to look
+    /// for it: theirs is no acknowledgement.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub delivered: i32,
+    /// Applied of desired: 97/100; and delivered to how many more: 97/100 (3 delivered).
     pub summary: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde's signature.
+const fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// One published revision.

@@ -64,13 +64,31 @@ pub enum ApplyError {
     Api(#[from] ApiError),
 }
 
-/// Does it. `head_written` is called when the decision stands, before the log is written.
-///
-/// Old log entries stay: [`prune`] drops them when their events are written.
+/// Does it, as [`done`] says. After an error the head and the candidate are read again.
 ///
 /// # Errors
-/// [`ApplyError`]; head and candidate are then read again before the next decision.
+/// [`ApplyError`].
 pub async fn apply(
+    client: &Client,
+    state: &State,
+    config: &DistributedConfig,
+    memory: HeadMemory,
+    action: Action,
+    facts: &Facts,
+    head_written: impl FnOnce(),
+) -> Result<(HeadMemory, Outcome), ApplyError> {
+    let result = done(client, state, config, memory, action, facts, head_written).await;
+    if result.is_err() {
+        // What was remembered may be what misled.
+        state.forget_head(&Key::of(config));
+    }
+    result
+}
+
+/// `head_written` is called when the decision stands, before the log is written.
+///
+/// Old log entries stay: [`prune`] drops them when their events are written.
+async fn done(
     client: &Client,
     state: &State,
     config: &DistributedConfig,

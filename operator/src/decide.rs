@@ -566,6 +566,7 @@ mod tests {
         Facts {
             pods: Vec::new(),
             replicas: BTreeMap::new(),
+            told: std::collections::BTreeMap::new(),
             electorate: BTreeSet::new(),
             gates: BTreeMap::new(),
             baking_since: None,

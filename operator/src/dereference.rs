@@ -109,6 +109,9 @@ async fn fetch(client: &Client, source: &SourceRef) -> Result<Fetched, ApiError>
     })
 }
 
+/// How far ahead of head, log and status a pod's word of a revision is believed.
+const BELIEVED: i64 = 1_000_000;
+
 /// The config's head and log, from memory where they are known. A present head without a log entry
 /// (the operator ended in between) gets it now, before the head can move on.
 ///
@@ -140,12 +143,16 @@ pub async fn head(client: &Client, state: &State, config: &DistributedConfig) ->
         }
     }
     if let Some(status) = &config.status {
-        let known = status.history.iter().map(|entry| entry.revision).chain(status.revision);
-        highest = known.fold(highest, i64::max);
+        let candidate = status.candidate.as_ref().map(|candidate| candidate.revision);
+        let told = [status.revision, status.refused, status.superseded, candidate].into_iter().flatten();
+        highest = status.history.iter().map(|entry| entry.revision).chain(told).fold(highest, i64::max);
     }
-    // Pods remember revisions that head and log may have lost.
-    let reported = state.replicas(&key).into_values().flat_map(|replica| [replica.revision, replica.runs]).flatten();
-    highest = reported.fold(highest, i64::max);
+    if !matches!(observed, Observed::Ours(_)) {
+        // Pods remember revisions that a lost head had. What lies far ahead of all else is no memory.
+        let reported = state.replicas(&key).into_values().flat_map(|replica| [replica.revision, replica.runs]);
+        let limit = highest.saturating_add(BELIEVED);
+        highest = reported.flatten().filter(|revision| *revision <= limit).fold(highest, i64::max);
+    }
     let memory = HeadMemory { config_uid, observed, candidate, log, highest };
     state.keep_head(&key, epoch, memory.clone());
     Ok(memory)

@@ -3,6 +3,7 @@
 //! `dereference -> resolve -> decide -> apply -> report`, one module a step; only the first and the
 //! fourth touch the API. It is level-triggered: a run depends on what is there, not on what happened.
 
+pub mod access;
 pub mod api;
 pub mod apply;
 pub mod candidate;
@@ -14,6 +15,7 @@ pub mod health;
 mod key;
 pub mod log;
 pub mod metrics;
+pub mod nudge;
 pub mod options;
 pub mod population;
 pub mod queue;
@@ -52,6 +54,23 @@ pub struct Operator {
     pub health: health::Health,
     /// Asks a Canary's gates.
     pub gates: gates::Asker,
+    /// Whether pods that mount a head as a plain volume are told when it moved.
+    pub nudges: bool,
+}
+
+/// What an operator is told to do.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The namespaces to serve; none is all.
+    pub namespaces: Vec<String>,
+    /// Whether pods that mount a head as a plain volume are told when it moved.
+    pub nudges: bool,
+}
+
+impl From<Vec<String>> for Settings {
+    fn from(namespaces: Vec<String>) -> Self {
+        Self { namespaces, ..Self::default() }
+    }
 }
 
 impl Operator {
@@ -82,10 +101,11 @@ pub async fn client() -> anyhow::Result<Client> {
 /// When the listener fails.
 pub async fn run(
     client: Client,
-    namespaces: Vec<String>,
+    settings: impl Into<Settings>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let Settings { namespaces, nudges } = settings.into();
     let operator = Arc::new(Operator {
         client,
         state: state::State::default(),
@@ -93,6 +113,7 @@ pub async fn run(
         metrics: metrics::Metrics::default(),
         health: health::Health::new(watch::names_of(&namespaces)),
         namespaces,
+        nudges,
     });
     tracing::info!(address = %listener.local_addr()?, "listening");
     let routes = serve::routes(Arc::clone(&operator));

@@ -2,7 +2,10 @@
 
 use anyhow::Context;
 use clap::Parser;
-use quorate_operator::options::{LogFormat, Options};
+use quorate_operator::{
+    Settings,
+    options::{LogFormat, Options},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        quorate_operator::run(client, options.namespaces(), listener, shutdown).await
+        let settings = Settings { namespaces: options.namespaces(), nudges: options.nudge_pods };
+        quorate_operator::run(client, settings, listener, shutdown).await
     })
 }

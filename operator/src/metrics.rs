@@ -30,6 +30,8 @@ pub struct Metrics {
     pub reconcile: Histogram,
     /// Revisions written.
     pub publications: Counter,
+    /// Pods that were told to look for a head.
+    pub nudges: Counter,
     /// Configs that exist.
     pub configs: Gauge,
     errors: Family<Category, Counter>,
@@ -43,6 +45,7 @@ impl Default for Metrics {
             propagation: Histogram::new(SECONDS),
             reconcile: Histogram::new(SECONDS),
             publications: Counter::default(),
+            nudges: Counter::default(),
             configs: Gauge::default(),
             errors: Family::default(),
             rollouts: Family::default(),
@@ -58,6 +61,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit("reconcile_duration", "One run of one config", seconds(), m.reconcile.clone());
         registry.register("publications", "Revisions written", m.publications.clone());
+        registry.register("nudges", "Pods without a sidecar that were told to look for a head", m.nudges.clone());
         registry.register("configs", "DistributedConfigs that exist", m.configs.clone());
         registry.register("errors", "What went wrong, by category", m.errors.clone());
         registry.register("rollouts", "Rollouts that ended, by outcome", m.rollouts.clone());

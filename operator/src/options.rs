@@ -10,6 +10,11 @@ pub struct Options {
     #[arg(long, env = "QUORATE_NAMESPACES", value_delimiter = ',')]
     namespace: Vec<String>,
 
+    /// Whether pods of spec.selector that mount the head as a plain volume, and have no sidecar, are told
+    /// when it moved: kubelet then looks at once. Needs the right to patch pods.
+    #[arg(long, env = "QUORATE_NUDGE_PODS")]
+    pub nudge_pods: bool,
+
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "QUORATE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::PodCondition, apimachinery::pkg::apis::meta::v1::LabelSelector};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ApiResource, ListParams, NotUsed, Object},
+    api::{ApiResource, ListParams, Object},
     core::Selector,
 };
 use quorate_crds::{Ask, ConfigReplica, DistributedConfig, Instruction, Orders, names};
@@ -16,6 +16,7 @@ use crate::{
     Key,
     api::{ApiError, call},
     decide::{CandidateSlot, Observed},
+    nudge::{Mounting, Volumes},
     rollout::{Facts, Pod, Replica},
     state::{HeadMemory, Stage, State},
     watch::replica,
@@ -29,7 +30,7 @@ struct PodStatus {
     conditions: Vec<PodCondition>,
 }
 
-type PodView = Object<NotUsed, PodStatus>;
+type PodView = Object<Volumes, PodStatus>;
 
 /// All that a rollout is judged by, as far as it is known now.
 #[must_use]
@@ -45,6 +46,8 @@ pub fn known(state: &State, config: &DistributedConfig, memory: &HeadMemory) -> 
     };
     let alive: BTreeSet<&String> = pods.iter().map(|pod| &pod.uid).collect();
     replicas.retain(|uid, _| alive.contains(uid));
+    let mounting = state.mounting(&key).into_iter();
+    let told = mounting.filter_map(|pod| Some((pod.uid.clone(), pod.told_of(&key.name)?))).collect();
     let electorate = match &memory.candidate {
         CandidateSlot::Ours { electorate, .. } => electorate.clone(),
         _ => BTreeSet::new(),
@@ -53,6 +56,7 @@ pub fn known(state: &State, config: &DistributedConfig, memory: &HeadMemory) -> 
     Facts {
         pods,
         replicas,
+        told,
         electorate,
         gates: stage.gates,
         baking_since: stage.baking_since,
@@ -126,7 +130,9 @@ async fn look_at_pods(client: &Client, state: &State, config: &DistributedConfig
     let pods: Api<PodView> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
     let params = ListParams::default().labels(&labels(selector));
     let listed = call(|| format!("list the pods of {key}"), pods.list(&params)).await?;
-    state.pods_listed(&key, listed.items.iter().filter_map(alive).collect());
+    let (head, living) = (names::head_name(&key.name), listed.items.iter().filter(|pod| alive(pod).is_some()));
+    let mounting = living.filter(|pod| pod.spec.mount(&head)).map(Mounting::of).collect();
+    state.pods_listed(&key, listed.items.iter().filter_map(alive).collect(), mounting);
     Ok(())
 }
 

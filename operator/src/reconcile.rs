@@ -8,14 +8,14 @@ use quorate_crds::{ConfigRef, DistributedConfig};
 use quorate_resolve::{Problem, ProblemKind, Problems, Sources};
 
 use crate::{
-    Key, Operator,
+    Key, Operator, access,
     api::ApiError,
     apply::{self, ApplyError, Outcome},
     decide::{Action, Decision, Observed, Refusal, Restore, Situation, Wanted, decide, rollout_of},
     dereference::{self, DereferenceError, digest},
     guarded::Guarded,
     log::LogError,
-    population,
+    nudge, population,
     report::{self, Verdict, View},
     rollout::{Facts, Progress},
     state::{HeadMemory, Stage, same_request},
@@ -102,7 +102,7 @@ impl RunError {
 ///
 /// # Errors
 /// [`RunError`]; the caller tries again.
-pub async fn run(operator: &Operator, key: &Key) -> Result<Option<Duration>, RunError> {
+pub async fn run(operator: &Arc<Operator>, key: &Key) -> Result<Option<Duration>, RunError> {
     let mut noticed = operator.state.take_noticed(key);
     let Some(config) = operator.state.config(key).filter(|c| c.metadata.deletion_timestamp.is_none()) else {
         return Ok(None);
@@ -112,13 +112,18 @@ pub async fn run(operator: &Operator, key: &Key) -> Result<Option<Duration>, Run
     if let Some(noticed) = noticed.filter(|_| !is_over) {
         operator.state.put_back_noticed(key, noticed);
     }
+    // There is more to do at once.
+    if result.is_ok() && !is_over {
+        return Ok(Some(Duration::ZERO));
+    }
+    // After the head, for which pods wait; but without one too: taking rights away must not wait for layers.
+    let (access, again) = access::keep(operator, &config).await;
+    let access = access.as_ref();
     match result {
-        // There is more to do at once.
-        Ok(_) if !is_over => Ok(Some(Duration::ZERO)),
-        Ok(run) => end(operator, &config, run).await,
+        Ok(run) => Ok([end(operator, &config, run, access).await?, again].into_iter().flatten().min()),
         Err(error) => {
             if let Some(verdict) = error.verdict(&config)
-                && let Err(untold) = tell(operator, &config, None, &verdict).await
+                && let Err(untold) = tell(operator, &config, None, access, &verdict).await
             {
                 tracing::warn!(config = %key, error = %untold, "the status does not say why the run failed");
             }
@@ -136,14 +141,25 @@ struct Run {
 }
 
 /// Tells what came of a run that has no more to do. Returns when to look again.
-async fn end(operator: &Operator, config: &DistributedConfig, run: Run) -> Result<Option<Duration>, RunError> {
+async fn end(
+    operator: &Operator,
+    config: &DistributedConfig,
+    run: Run,
+    access: Option<&access::Word>,
+) -> Result<Option<Duration>, RunError> {
     let (client, state, key) = (&operator.client, &operator.state, Key::of(config));
     let is_under_way = population::instruction(&run.memory).is_some();
     // Whoever came and went meanwhile counts from the next run on.
-    let age = if is_under_way { PODS_AGE } else { PODS_AGE_AT_REST };
+    let age = match run.outcome {
+        _ if is_under_way => PODS_AGE,
+        // They are told of it.
+        Outcome::Published { .. } if operator.nudges => Duration::ZERO,
+        _ => PODS_AGE_AT_REST,
+    };
     population::look_again(client, state, config, age).await.map_err(DereferenceError::Head)?;
+    let nudged = nudge_pods(operator, config, &run.memory).await.map_err(RunError::Report)?;
     let verdict = report::verdict(&run.outcome, &run.memory, run.progress.as_ref(), run.problems.as_ref());
-    let wait = tell(operator, config, Some(&run), &verdict).await.map_err(RunError::Report)?;
+    let wait = tell(operator, config, Some(&run), access, &verdict).await.map_err(RunError::Report)?;
     // Not before: their events are made of the log.
     if state.config(&key).is_some_and(|newest| same_request(&newest, config)) {
         apply::prune(client, state, config, &run.memory).await;
@@ -152,12 +168,29 @@ async fn end(operator: &Operator, config: &DistributedConfig, run: Run) -> Resul
     let soon = awaited.then_some(Duration::from_secs(1));
     let judged = run.progress.and_then(|progress| progress.again).map(Duration::from_secs);
     let looked = is_under_way.then_some(PODS_AGE);
-    Ok([wait, soon, judged, looked, Some(ROUTINE)].into_iter().flatten().min())
+    Ok([wait, soon, judged, looked, nudged, Some(ROUTINE)].into_iter().flatten().min())
+}
+
+/// Tells pods without a sidecar to look for the head. A refusal is told once a revision.
+async fn nudge_pods(
+    operator: &Operator,
+    config: &DistributedConfig,
+    memory: &HeadMemory,
+) -> Result<Option<Duration>, ApiError> {
+    match nudge::nudge(operator, config, memory).await {
+        Ok(again) => Ok(again),
+        Err(error) => {
+            operator.metrics.error(error.category());
+            let warning = report::nudge_warning(config, memory, &error, Timestamp::now());
+            announce(operator, config, vec![warning]).await?;
+            Ok(None)
+        }
+    }
 }
 
 /// All but the report. Takes `noticed` when the head answers it.
 async fn publish(
-    operator: &Operator,
+    operator: &Arc<Operator>,
     config: &Arc<DistributedConfig>,
     noticed: &mut Option<tokio::time::Instant>,
 ) -> Result<Run, RunError> {
@@ -238,9 +271,9 @@ fn ended(memory: &HeadMemory, action: &Action) -> Option<&'static str> {
     }
 }
 
-/// Decides; looks by quorum, and asks gates, where the decision needs it.
+/// Decides; looks by quorum where the decision needs it, and has gates asked for the next one.
 async fn decided(
-    operator: &Operator,
+    operator: &Arc<Operator>,
     config: &DistributedConfig,
     memory: &HeadMemory,
     wanted: Result<Wanted, Problems>,
@@ -252,7 +285,6 @@ async fn decided(
         population::look_again(client, state, config, PODS_AGE).await.map_err(DereferenceError::Head)?;
     }
     let mut fresh = false;
-    let mut asked = false;
     loop {
         let facts = Facts { fresh, ..population::known(state, config, memory) };
         let situation = Situation {
@@ -267,13 +299,8 @@ async fn decided(
         if let (Some(instruction), Some(progress)) = (instruction, &decision.progress) {
             let mut stage = population::stage(state, config, instruction);
             stage.baking_since = progress.baking_since;
-            if !asked && !progress.gates_due.is_empty() {
-                asked = true;
-                ask_gates(operator, config, &progress.gates_due, &mut stage).await;
-                state.keep_stage(&key, stage);
-                continue;
-            }
-            state.keep_stage(&key, stage);
+            state.keep_stage(&key, stage.clone());
+            ask_gates(operator, config, &progress.gates_due, &stage);
         }
         if matches!(decision.action, Action::Look) && !fresh {
             population::look(client, state, config).await.map_err(DereferenceError::Head)?;
@@ -284,14 +311,17 @@ async fn decided(
     }
 }
 
-async fn ask_gates(operator: &Operator, config: &DistributedConfig, due: &[String], stage: &mut Stage) {
-    let rollout = rollout_of(&config.spec);
-    let gates = rollout.gates.iter().filter(|gate| due.contains(&gate.name));
-    let asked = gates.map(|gate| async { (gate.name.clone(), operator.gates.ask(gate).await) });
-    for (name, answer) in futures::future::join_all(asked).await {
-        let state = stage.gates.entry(name).or_default();
-        state.failures = if answer.is_ok() { 0 } else { state.failures.saturating_add(1) };
-        state.last = Some((Timestamp::now(), answer));
+/// Asks them, each in a task of its own: one that hangs holds up nobody. The config is due again when it
+/// has answered.
+fn ask_gates(operator: &Arc<Operator>, config: &DistributedConfig, due: &[String], stage: &Stage) {
+    let key = Key::of(config);
+    let due = operator.state.begin_asking(&key, stage, due);
+    for gate in rollout_of(&config.spec).gates.iter().filter(|gate| due.contains(&gate.name)) {
+        let (operator, key, gate, stage) = (Arc::clone(operator), key.clone(), gate.clone(), stage.clone());
+        tokio::spawn(async move {
+            let answer = operator.gates.ask(&gate).await;
+            operator.state.gate_answered(&key, &stage, &gate.name, answer);
+        });
     }
 }
 
@@ -321,6 +351,7 @@ async fn tell(
     operator: &Operator,
     config: &DistributedConfig,
     run: Option<&Run>,
+    access: Option<&access::Word>,
     verdict: &Verdict,
 ) -> Result<Option<Duration>, ApiError> {
     let key = Key::of(config);
@@ -334,6 +365,7 @@ async fn tell(
     events.extend(memory.into_iter().flat_map(|memory| report::steps(config, memory, now)));
     if answered {
         events.extend(report::warning(&newest, verdict, memory, now));
+        events.extend(access.and_then(|access| report::access_warning(&newest, access, now)));
     }
     announce(operator, config, events).await?;
     if !answered {
@@ -342,7 +374,7 @@ async fn tell(
     let facts = memory.map(|memory| population::known(&operator.state, &newest, memory));
     let progress = run.and_then(|run| run.progress.as_ref());
     let view = facts.as_ref().map(|facts| View { facts, progress });
-    let Some(status) = report::status(&newest, verdict, memory, view, now) else { return Ok(None) };
+    let Some(status) = report::status(&newest, verdict, access, memory, view, now) else { return Ok(None) };
     let wait = operator.state.status_wait(&key);
     if !wait.is_zero() {
         return Ok(Some(wait));

@@ -18,6 +18,8 @@ use quorate_resolve::{ProblemKind, Problems, SourceKind, SourceRef};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    access,
+    api::ApiError,
     apply::Outcome,
     decide::{LogEntry, Observed, Refusal, Restore, Stored, Why, rollout_of, surplus},
     population,
@@ -31,6 +33,8 @@ const MESSAGE_BYTES: usize = 8 * 1024;
 const NOTE_BYTES: usize = 1000;
 /// A pod that has not followed the head for so long is stale. Seconds.
 const LATE: u64 = 60;
+/// The condition of spec.access.
+const ACCESS: &str = "AccessGranted";
 /// The most history entries in a status.
 const HISTORY: usize = 100;
 
@@ -231,7 +235,7 @@ pub struct View<'a> {
 
 /// What the pods say of the published revision.
 fn pod_counts(config: &DistributedConfig, head: &Head, facts: &Facts) -> Option<PodCounts> {
-    let (mut applied, mut rejected, mut stale) = (0, 0, 0);
+    let (mut applied, mut rejected, mut stale, mut delivered) = (0, 0, 0, 0);
     let late = facts.seconds_since(head.decided_at) >= LATE;
     let staying = || facts.pods.iter().filter(|pod| !pod.ending);
     for pod in staying() {
@@ -240,6 +244,8 @@ fn pod_counts(config: &DistributedConfig, head: &Head, facts: &Facts) -> Option<
             Some(ReplicaState::Rejected) if replica.and_then(|r| r.revision) == Some(head.revision) => rejected += 1,
             Some(ReplicaState::Stale | ReplicaState::Orphaned) => stale += 1,
             _ if replica.and_then(|r| r.runs) == Some(head.revision) => applied += 1,
+            // It cannot say so, but was told of it.
+            None if facts.told.get(&pod.uid) == Some(&head.revision) => delivered += 1,
             // A pod that tries a candidate is not late with the head.
             Some(_) if replica.and_then(|r| r.runs) > Some(head.revision) => {}
             _ if late => stale += 1,
@@ -247,7 +253,11 @@ fn pod_counts(config: &DistributedConfig, head: &Head, facts: &Facts) -> Option<
         }
     }
     let desired = count(staying().count());
-    let counts = PodCounts { desired, applied, rejected, stale, delivered: 0, summary: format!("{applied}/{desired}") };
+    let mut summary = format!("{applied}/{desired}");
+    if delivered > 0 {
+        summary += &format!(" ({delivered} delivered)");
+    }
+    let counts = PodCounts { desired, applied, rejected, stale, delivered, summary };
     (desired > 0 || config.spec.selector.is_some()).then_some(counts)
 }
 
@@ -295,6 +305,7 @@ fn microseconds(time: Timestamp) -> Timestamp {
 pub fn status(
     config: &DistributedConfig,
     verdict: &Verdict,
+    access: Option<&access::Word>,
     memory: Option<&HeadMemory>,
     view: Option<View<'_>>,
     now: Timestamp,
@@ -327,18 +338,21 @@ pub fn status(
         let kept = memory.log.iter().rev().filter(|(revision, _)| !surplus.contains(revision));
         status.history = kept.take(HISTORY).map(entry).collect();
     }
-    let conditions = [("Ready", verdict.ready), ("Reconciling", verdict.reconciling), ("Stalled", verdict.stalled)];
-    status.conditions = conditions
+    let of_verdict = [("Ready", verdict.ready), ("Reconciling", verdict.reconciling), ("Stalled", verdict.stalled)];
+    let of_verdict = of_verdict.map(|(type_, holds)| (type_, holds, verdict.reason, &verdict.message));
+    let of_access = access.map(|access| (ACCESS, access.granted, access.reason, &access.message));
+    status.conditions = of_verdict
         .into_iter()
-        .map(|(type_, holds)| {
+        .chain(of_access)
+        .map(|(type_, holds, reason, message)| {
             let value = if holds { "True" } else { "False" };
             let before = old.conditions.iter().find(|c| c.type_ == type_ && c.status == value);
             let now = Time(whole_seconds(now));
             Condition {
                 type_: type_.to_owned(),
                 status: value.to_owned(),
-                reason: verdict.reason.to_owned(),
-                message: shortened(&verdict.message, MESSAGE_BYTES),
+                reason: reason.to_owned(),
+                message: shortened(message, MESSAGE_BYTES),
                 observed_generation: generation,
                 last_transition_time: before.map_or(now, |c| c.last_transition_time.clone()),
             }
@@ -408,8 +422,10 @@ pub fn steps(config: &DistributedConfig, memory: &HeadMemory, now: Timestamp) ->
             events.push(event(config, *revision, "Normal", "StepStarted", &note, &format!("step {number}"), now));
         }
     }
-    if instruction.paused {
-        let note = format!("revision {revision} is held by a person");
+    // The status of before tells of it already, even when the event has been forgotten.
+    if instruction.paused && !matches!(status.phase.as_deref(), Some("Paused" | "Suspended")) {
+        let by = if config.spec.suspend { "spec.suspend" } else { "a person" };
+        let note = format!("revision {revision} is held by {by}");
         let step = format!("paused {}", instruction.since);
         events.push(event(config, *revision, "Normal", "Paused", &note, &step, now));
     }
@@ -426,15 +442,46 @@ pub fn warning(
 ) -> Option<Event> {
     let before = config.status.as_ref().and_then(|status| status.conditions.iter().find(|c| c.type_ == "Ready"));
     let message = shortened(&verdict.message, MESSAGE_BYTES);
-    let told = before.is_some_and(|c| c.status == "False" && c.reason == verdict.reason && c.message == message);
+    let revision = memory.and_then(present).unwrap_or_default();
+    // Each further pod that refuses changes the words, but it is the same refusal.
+    let (words, same) = if verdict.reason == "Rejected" {
+        (revision.to_string(), config.status.as_ref().and_then(|status| status.revision) == Some(revision))
+    } else {
+        (message.clone(), before.is_some_and(|c| c.message == message))
+    };
+    let told = same && before.is_some_and(|c| c.status == "False" && c.reason == verdict.reason);
     // What was rolled back is told by its step; what is on its way needs no attention.
     if verdict.ready || told || matches!(verdict.reason, "RolledBack" | "RolloutProgressing" | "RolloutPaused") {
         return None;
     }
     let generation = config.metadata.generation.unwrap_or_default();
-    let step = format!("{}\n{generation}\n{message}", verdict.reason);
-    let revision = memory.and_then(present).unwrap_or_default();
+    let step = format!("{}\n{generation}\n{words}", verdict.reason);
     Some(event(config, revision, "Warning", verdict.reason, &message, &step, now))
+}
+
+/// The event of accounts that have not the rights they should, unless the status shows that it was written.
+#[must_use]
+pub fn access_warning(config: &DistributedConfig, access: &access::Word, now: Timestamp) -> Option<Event> {
+    let before = config.status.as_ref().and_then(|status| status.conditions.iter().find(|c| c.type_ == ACCESS));
+    let message = shortened(&access.message, MESSAGE_BYTES);
+    let told = before.is_some_and(|c| c.reason == access.reason && c.message == message);
+    if access.granted || told {
+        return None;
+    }
+    let generation = config.metadata.generation.unwrap_or_default();
+    let step = format!("{}\n{generation}\n{message}", access.reason);
+    Some(event(config, 0, "Warning", access.reason, &message, &step, now))
+}
+
+/// The event of pods that could not be told of a revision.
+#[must_use]
+pub fn nudge_warning(config: &DistributedConfig, memory: &HeadMemory, error: &ApiError, now: Timestamp) -> Event {
+    let revision = present(memory).unwrap_or_default();
+    let note = format!(
+        "pods that mount the head and have no sidecar see revision {revision} only when kubelet looks, within two minutes: \
+         {error}; for --nudge-pods the operator needs the right to patch pods (nudge.enabled of the chart)"
+    );
+    event(config, revision, "Warning", "NudgeRefused", &note, "NudgeRefused", now)
 }
 
 /// The revision that pods read.
@@ -507,10 +554,10 @@ mod tests {
     fn a_status_is_written_once_and_transitions_keep_their_time() {
         let mut config = config();
         let bad = stalled("HeadNameTaken", "x".into());
-        config.status = status(&config, &bad, None, None, at(1));
-        assert_eq!(status(&config, &bad, None, None, at(2)), None);
+        config.status = status(&config, &bad, None, None, None, at(1));
+        assert_eq!(status(&config, &bad, None, None, None, at(2)), None);
         let other = stalled("PinnedRevisionGone", "y".into());
-        let next = status(&config, &other, None, None, at(3)).unwrap();
+        let next = status(&config, &other, None, None, None, at(3)).unwrap();
         assert!(next.conditions.iter().all(|c| c.last_transition_time.0 == at(1) && c.observed_generation == Some(3)));
     }
 
@@ -521,7 +568,7 @@ mod tests {
         let first = warning(&config, &bad, None, at(1)).unwrap();
         // A crash between event and status: the same name.
         assert_eq!(warning(&config, &bad, None, at(9)).unwrap().metadata.name, first.metadata.name);
-        config.status = status(&config, &bad, None, None, at(1));
+        config.status = status(&config, &bad, None, None, None, at(1));
         assert_eq!(warning(&config, &bad, None, at(2)), None);
         let other = warning(&config, &stalled("HeadNameTaken", "y".into()), None, at(3)).unwrap();
         assert_ne!(other.metadata.name, first.metadata.name);
@@ -556,7 +603,8 @@ mod tests {
         let reasons: Vec<_> = told.iter().filter_map(|event| event.reason.as_deref()).collect();
         assert_eq!(reasons, ["Published", "Restored", "Published"]);
         let held = Outcome::Held(Why::Current);
-        config.status = status(&config, &verdict(&held, &memory(1..=1), None, None), Some(&memory(1..=1)), None, at(1));
+        config.status =
+            status(&config, &verdict(&held, &memory(1..=1), None, None), None, Some(&memory(1..=1)), None, at(1));
         let rest = publications(&config, Some(&held), Some(&memory(1..=3)), at(9));
         let names = |events: &[Event]| events.iter().map(|e| e.metadata.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&rest), names(&told[1..]));
@@ -567,7 +615,7 @@ mod tests {
         let mut config = config();
         config.spec.revision_history_limit = 2;
         let held = verdict(&Outcome::Held(Why::Current), &memory(1..=5), None, None);
-        let history = status(&config, &held, Some(&memory(1..=5)), None, at(1)).unwrap().history;
+        let history = status(&config, &held, None, Some(&memory(1..=5)), None, at(1)).unwrap().history;
         assert_eq!(history.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [5, 4]);
     }
 

@@ -20,8 +20,9 @@ use quorate_resolve::{Keys, SourceKind, SourceRef, Sources};
 use tokio::time::Instant;
 
 use crate::{
-    Key,
+    Key, access,
     decide::{CandidateSlot, Log, Observed, Version},
+    nudge::Mounting,
     queue::Queue,
     rollout::{GateState, Pod, Replica},
 };
@@ -59,6 +60,7 @@ struct Inner {
     pods: HashMap<Key, Listed>,
     stages: HashMap<Key, Stage>,
     told: HashMap<Key, BTreeSet<String>>,
+    access: HashMap<Key, (access::Remembered, Instant)>,
     noticed: HashMap<Key, Instant>,
     reported: HashMap<Key, Instant>,
 }
@@ -69,6 +71,8 @@ struct Listed {
     /// When; `None` if a pod that was not listed has said something since.
     at: Option<Instant>,
     pods: Vec<Pod>,
+    /// Those of them that mount the head as a plain volume.
+    mounting: Vec<Mounting>,
 }
 
 /// A source's content, as far as it is known.
@@ -123,6 +127,8 @@ pub struct Stage {
     pub baking_since: Option<Timestamp>,
     /// What the gates answered.
     pub gates: BTreeMap<String, GateState>,
+    /// The gates that are being asked.
+    pub asking: BTreeSet<String>,
 }
 
 /// What is remembered of a config's head and log between runs.
@@ -143,11 +149,21 @@ pub struct HeadMemory {
 impl HeadMemory {
     /// Whether this is the version of the head or candidate that is remembered.
     fn knows(&self, resource_version: &str) -> bool {
-        let candidate = match &self.candidate {
+        let versions = self.candidate_version().into_iter().chain(self.head_version());
+        versions.into_iter().any(|version| version.resource_version == resource_version)
+    }
+
+    /// The names of the head and the candidate, where there is one.
+    fn secrets(&self, config: &str) -> impl Iterator<Item = String> {
+        let head = self.head_version().map(|_| names::head_name(config));
+        head.into_iter().chain(self.candidate_version().map(|_| names::candidate_name(config)))
+    }
+
+    fn candidate_version(&self) -> Option<&Version> {
+        match &self.candidate {
             CandidateSlot::Ours { version, .. } | CandidateSlot::Damaged(version) => Some(version),
             CandidateSlot::Absent | CandidateSlot::Foreign { .. } => None,
-        };
-        candidate.into_iter().chain(self.head_version()).any(|version| version.resource_version == resource_version)
+        }
     }
 
     /// Whether there is no candidate.
@@ -206,6 +222,7 @@ impl State {
         inner.pods.remove(key);
         inner.stages.remove(key);
         inner.told.remove(key);
+        inner.access.remove(key);
         inner.set_references(key, BTreeSet::new());
         let due = inner.referrers.get(&config_ref(key)).cloned().unwrap_or_default();
         self.notice(&mut inner, due);
@@ -300,16 +317,19 @@ impl State {
         }
     }
 
-    /// After a complete listing of Secrets: heads that are remembered but were not shown are read again.
-    pub fn heads_listed(&self, namespace: Option<&str>, listed: &HashSet<Key>) {
+    /// After a complete listing of Secrets (namespace and name): where a head or candidate is remembered
+    /// that was not shown, both are read again.
+    pub fn heads_listed(&self, namespace: Option<&str>, listed: &HashSet<(String, String)>) {
         let mut inner = self.lock();
         let gone: BTreeSet<Key> = inner
             .heads
             .iter()
             .filter(|(key, slot)| {
                 namespace.is_none_or(|n| n == key.namespace)
-                    && slot.memory.as_ref().is_some_and(|m| m.head_version().is_some())
-                    && !listed.contains(*key)
+                    && slot.memory.as_ref().is_some_and(|memory| {
+                        let mut known = memory.secrets(&key.name);
+                        known.any(|name| !listed.contains(&(key.namespace.clone(), name)))
+                    })
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -358,6 +378,15 @@ impl State {
         slot.memory = memory.filter(|_| !foreign);
         if foreign {
             self.notice(&mut inner, BTreeSet::from([key.clone()]));
+        }
+    }
+
+    /// The head and the candidate are to be read again.
+    pub fn forget_head(&self, key: &Key) {
+        let mut inner = self.lock();
+        let epoch = inner.tick();
+        if let Some(slot) = inner.heads.get_mut(key) {
+            *slot = HeadSlot::new(epoch);
         }
     }
 
@@ -504,9 +533,24 @@ impl State {
         self.lock().pods.get(key)?.at.map(|at| at.elapsed())
     }
 
-    /// Remembers the config's pods.
-    pub fn pods_listed(&self, key: &Key, pods: Vec<Pod>) {
-        self.lock().pods.insert(key.clone(), Listed { at: Some(Instant::now()), pods });
+    /// Remembers the config's pods, and which of them mount its head.
+    pub fn pods_listed(&self, key: &Key, pods: Vec<Pod>, mounting: Vec<Mounting>) {
+        self.lock().pods.insert(key.clone(), Listed { at: Some(Instant::now()), pods, mounting });
+    }
+
+    /// Those that mount the config's head as a plain volume, as listed last.
+    #[must_use]
+    pub fn mounting(&self, key: &Key) -> Vec<Mounting> {
+        self.lock().pods.get(key).map(|listed| listed.mounting.clone()).unwrap_or_default()
+    }
+
+    /// A pod was told to look for a head.
+    pub fn nudged(&self, key: &Key, pod: Mounting) {
+        let mut inner = self.lock();
+        let Some(listed) = inner.pods.get_mut(key) else { return };
+        if let Some(known) = listed.mounting.iter_mut().find(|known| known.uid == pod.uid) {
+            *known = pod;
+        }
     }
 
     /// What is remembered of the present step of the config's rollout.
@@ -518,6 +562,25 @@ impl State {
     /// Remembers it.
     pub fn keep_stage(&self, key: &Key, stage: Stage) {
         self.lock().stages.insert(key.clone(), stage);
+    }
+
+    /// Which of these gates are not being asked in this step; from now on they are.
+    #[must_use]
+    pub fn begin_asking(&self, key: &Key, stage: &Stage, due: &[String]) -> Vec<String> {
+        let mut inner = self.lock();
+        let Some(known) = inner.stages.get_mut(key).filter(|known| known.of == stage.of) else { return Vec::new() };
+        due.iter().filter(|gate| known.asking.insert((*gate).clone())).cloned().collect()
+    }
+
+    /// Takes in what a gate answered. An answer of another step's is dropped.
+    pub fn gate_answered(&self, key: &Key, stage: &Stage, gate: &str, answer: Result<(), String>) {
+        let mut inner = self.lock();
+        let Some(known) = inner.stages.get_mut(key).filter(|known| known.of == stage.of) else { return };
+        known.asking.remove(gate);
+        let state = known.gates.entry(gate.to_owned()).or_default();
+        state.failures = if answer.is_ok() { 0 } else { state.failures.saturating_add(1) };
+        state.last = Some((Timestamp::now(), answer));
+        self.queue.add(key.clone());
     }
 
     /// Whether this operator wrote the event already.
@@ -535,6 +598,17 @@ impl State {
             told.clear();
         }
         told.insert(event);
+    }
+
+    /// What is known of who may read the config, and how old that is.
+    #[must_use]
+    pub fn access(&self, key: &Key) -> Option<(access::Remembered, Duration)> {
+        self.lock().access.get(key).map(|(known, at)| (known.clone(), at.elapsed()))
+    }
+
+    /// Remembers who may read the config.
+    pub fn keep_access(&self, key: &Key, known: access::Remembered) {
+        self.lock().access.insert(key.clone(), (known, Instant::now()));
     }
 
     /// When the change was noticed that this run answers, if it is not a routine one.
@@ -772,6 +846,35 @@ mod tests {
         assert!(is_due(&state).await);
         state.end_write(&key("a"), Some(memory("6")));
         assert!(is_due(&state).await && state.head(&key("a")).1.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_candidate_that_was_not_listed_is_looked_for() {
+        let state = with_config().await;
+        let version = Version { uid: "c".into(), resource_version: "7".into() };
+        let with_candidate = HeadMemory { candidate: CandidateSlot::Damaged(version), ..memory("5") };
+        state.keep_head(&key("a"), state.head(&key("a")).0, with_candidate);
+        let place = |name: &str| ("n".to_owned(), name.to_owned());
+        state.heads_listed(None, &HashSet::from([place("a.quorate"), place("a.quorate-next")]));
+        assert!(state.head(&key("a")).1.is_some());
+        state.heads_listed(None, &HashSet::from([place("a.quorate")]));
+        assert!(is_due(&state).await && state.head(&key("a")).1.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gates_are_asked_once_at_a_time_and_a_late_answer_counts_for_no_other_step() {
+        let state = with_config().await;
+        let of = |step| Stage { of: ("c".into(), step, Timestamp::UNIX_EPOCH), ..Stage::default() };
+        let due = ["smoke".to_owned()];
+        state.keep_stage(&key("a"), of(0));
+        assert_eq!(state.begin_asking(&key("a"), &of(0), &due), due);
+        assert!(state.begin_asking(&key("a"), &of(0), &due).is_empty());
+        state.gate_answered(&key("a"), &of(0), "smoke", Err("503".into()));
+        assert_eq!(state.stage(&key("a")).unwrap().gates["smoke"].failures, 1);
+        assert_eq!(state.begin_asking(&key("a"), &of(0), &due), due);
+        state.keep_stage(&key("a"), of(1));
+        state.gate_answered(&key("a"), &of(0), "smoke", Err("503".into()));
+        assert!(state.stage(&key("a")).unwrap().gates.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

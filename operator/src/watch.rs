@@ -302,8 +302,9 @@ async fn secrets(operator: &Arc<Operator>, namespace: Option<&str>) {
         match event {
             Event::Init => heads.clear(),
             Event::InitApply(head) => {
-                if let Some(config) = head.name_any().strip_suffix(&names::head_name("")) {
-                    heads.insert(Key { namespace: head.namespace().unwrap_or_default(), name: config.to_owned() });
+                let name = head.name_any();
+                if name.ends_with(&names::head_name("")) || name.ends_with(&names::candidate_name("")) {
+                    heads.insert((head.namespace().unwrap_or_default(), name));
                 }
                 state.head_changed(&head, false);
             }

@@ -19,12 +19,15 @@ use quorate_operator::{
         head_after, rollout_of, surplus,
     },
     rollout::{
-        Facts, Pod, Replica,
+        Facts, GateState, Pod, Replica,
         facts::{electorate, read_electorate},
     },
 };
 
 const CONTENTS: u8 = 4;
+const RULES: u8 = 7;
+/// Seconds.
+const BAKE: i64 = 30;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -41,6 +44,9 @@ enum Op {
     EndPod(usize),
     Ready(usize, bool),
     Silent(usize, bool),
+    Stale(usize),
+    Gate(bool),
+    Watch,
     Sidecar(usize),
     Deliver(usize, usize, bool),
     Pass(i64),
@@ -54,7 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..CONTENTS).prop_map(Op::Want),
         1 => Just(Op::Break),
-        1 => (0..6_u8).prop_map(Op::Rules),
+        1 => (0..RULES).prop_map(Op::Rules),
         1 => any::<bool>().prop_map(Op::Pause),
         1 => Just(Op::Promote),
         1 => Just(Op::Force),
@@ -65,6 +71,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => pod().prop_map(Op::EndPod),
         2 => (pod(), any::<bool>()).prop_map(|(pod, ready)| Op::Ready(pod, ready)),
         2 => (pod(), any::<bool>()).prop_map(|(pod, silent)| Op::Silent(pod, silent)),
+        1 => pod().prop_map(Op::Stale),
+        1 => any::<bool>().prop_map(Op::Gate),
+        12 => Just(Op::Watch),
         16 => pod().prop_map(Op::Sidecar),
         16 => (pod(), 0..3_usize, any::<bool>()).prop_map(|(pod, which, twice)| Op::Deliver(pod, which, twice)),
         6 => (-5..90_i64).prop_map(Op::Pass),
@@ -88,6 +97,14 @@ struct ModelPod {
     outbox: Vec<Replica>,
 }
 
+/// What the operator remembers of a step: lost when it restarts.
+#[derive(Clone, PartialEq)]
+struct Stage {
+    of: (String, usize, Timestamp),
+    baking_since: Option<Timestamp>,
+    gates: BTreeMap<String, GateState>,
+}
+
 struct World {
     spec: DistributedConfigSpec,
     orders: Orders,
@@ -101,7 +118,11 @@ struct World {
     highest: i64,
     pods: Vec<ModelPod>,
     replicas: BTreeMap<String, Replica>,
-    baking: Option<(String, usize, Timestamp, Timestamp)>,
+    /// Pods and replicas as the watches showed them last: they may lag behind.
+    seen: (Vec<Pod>, BTreeMap<String, Replica>),
+    stage: Option<Stage>,
+    /// What the gate answers when it is asked.
+    gate_holds: bool,
     /// Checked independently of the operator's own memory.
     blocked: Option<String>,
 }
@@ -118,7 +139,7 @@ fn refuses(pod_uid: &str, hash: &str) -> bool {
 }
 
 fn rules(kind: u8) -> Option<Rollout> {
-    let step = |pods| Step { pods, bake: Some(Span::of_seconds(30)) };
+    let step = |pods| Step { pods, bake: Some(Span::of_seconds(BAKE.unsigned_abs())) };
     let rollout = |strategy| Rollout { strategy, deadline: Some(Span::of_seconds(300)), ..Rollout::default() };
     match kind {
         0 => None,
@@ -127,6 +148,15 @@ fn rules(kind: u8) -> Option<Rollout> {
         3 => Some(Rollout { quorum: Some(Quorum::All), ..rollout(Kind::Quorum) }),
         4 => Some(Rollout {
             steps: vec![step(Amount::Percent(10)), step(Amount::Percent(50)), step(Amount::Percent(100))],
+            ..rollout(Kind::Canary)
+        }),
+        5 => Some(Rollout {
+            steps: vec![step(Amount::Count(2))],
+            gates: serde_json::from_str(
+                r#"[{"name": "ready", "podsReady": {}},
+                    {"name": "smoke", "http": {"url": "http://x"}, "interval": "10s", "failureLimit": 1}]"#,
+            )
+            .unwrap(),
             ..rollout(Kind::Canary)
         }),
         _ => Some(Rollout {
@@ -160,7 +190,9 @@ impl World {
             highest: 0,
             pods: Vec::new(),
             replicas: BTreeMap::new(),
-            baking: None,
+            seen: (Vec::new(), BTreeMap::new()),
+            stage: None,
+            gate_holds: true,
             blocked: None,
         }
     }
@@ -202,6 +234,11 @@ impl World {
             }
             Op::EndPod(n) => {
                 if let Some(n) = index(&self.pods, n) {
+                    // First it is being deleted; on a node that is cut off it stays so.
+                    if !self.pods[n].pod.ending {
+                        self.pods[n].pod.ending = true;
+                        return;
+                    }
                     let gone = self.pods.remove(n);
                     // The garbage collector comes later, or never in this history.
                     if n % 2 == 0 {
@@ -219,6 +256,13 @@ impl World {
                     self.pods[n].silent = silent;
                 }
             }
+            Op::Stale(n) => {
+                if let Some(n) = index(&self.pods, n) {
+                    self.stale(n);
+                }
+            }
+            Op::Gate(holds) => self.gate_holds = holds,
+            Op::Watch => self.watch(),
             Op::Sidecar(n) => {
                 if let Some(n) = index(&self.pods, n) {
                     self.sidecar(n);
@@ -238,7 +282,10 @@ impl World {
                 self.now = Timestamp::from_second((self.now.as_second() + seconds).max(1)).unwrap();
             }
             Op::Operator => drop(self.operator()),
-            Op::OperatorRestarts => self.baking = None,
+            Op::OperatorRestarts => {
+                self.stage = None;
+                self.watch();
+            }
             Op::CandidateIsDeleted => self.candidate = None,
         }
     }
@@ -247,7 +294,7 @@ impl World {
     fn sidecar(&mut self, n: usize) {
         let Some(head) = &self.head else { return };
         let model = &mut self.pods[n];
-        if model.silent {
+        if model.silent || model.pod.ending {
             return;
         }
         let uid = model.pod.uid.clone();
@@ -300,24 +347,41 @@ impl World {
         }
     }
 
+    /// The sidecar cannot confirm the head any more, and its last word says so.
+    fn stale(&mut self, n: usize) {
+        let model = &mut self.pods[n];
+        let Some((revision, hash)) = model.shows.clone() else { return };
+        let Some(replica) = self.replicas.get_mut(&model.pod.uid) else { return };
+        model.says = Some((ReplicaState::Stale, revision, hash.clone(), "head".into()));
+        model.silent = true;
+        let (state, revision, hash) = (ReplicaState::Stale, Some(revision), Some(hash));
+        *replica = Replica { state, revision, hash, proposal: Some("head".into()), ..replica.clone() };
+    }
+
+    /// The operator's watches catch up.
+    fn watch(&mut self) {
+        self.seen = (self.pods.iter().map(|model| model.pod.clone()).collect(), self.replicas.clone());
+    }
+
+    fn step(&self) -> Option<(String, usize, Timestamp)> {
+        let instruction = self.head.as_ref()?.standing.rollout.as_ref()?;
+        match instruction.ask {
+            Ask::Vote => None,
+            Ask::Try { step, .. } => Some((instruction.proposal.uid.clone(), step, instruction.since)),
+        }
+    }
+
     fn facts(&self) -> Facts {
-        let pods: Vec<Pod> = self.pods.iter().map(|model| model.pod.clone()).collect();
+        let (pods, replicas) = self.seen.clone();
         let alive: BTreeSet<&String> = pods.iter().map(|pod| &pod.uid).collect();
-        let replicas = self.replicas.iter().filter(|(uid, _)| alive.contains(uid));
-        let step = self.head.as_ref().and_then(|head| head.standing.rollout.as_ref());
-        let baking_since = step.and_then(|i| match (&i.ask, &self.baking) {
-            (Ask::Try { step, .. }, Some((uid, s, since, at)))
-                if uid == &i.proposal.uid && s == step && *since == i.since =>
-            {
-                Some(*at)
-            }
-            _ => None,
-        });
+        let replicas = replicas.iter().filter(|(uid, _)| alive.contains(uid));
+        let stage = self.stage.as_ref().filter(|stage| self.step().as_ref() == Some(&stage.of));
         Facts {
             replicas: replicas.map(|(uid, replica)| (uid.clone(), replica.clone())).collect(),
+            told: BTreeMap::new(),
             electorate: self.candidate.as_ref().map(|(_, _, text)| read_electorate(text)).unwrap_or_default(),
-            gates: BTreeMap::new(),
-            baking_since,
+            gates: stage.map(|stage| stage.gates.clone()).unwrap_or_default(),
+            baking_since: stage.and_then(|stage| stage.baking_since),
             changed_by: None,
             orders: self.orders,
             now: self.now,
@@ -359,12 +423,18 @@ impl World {
                 break decision;
             }
             assert!(!facts.fresh, "it looks for ever");
-            facts.fresh = true;
+            self.watch();
+            facts = Facts { fresh: true, ..self.facts() };
         };
         let rollout = self.head.as_ref().and_then(|head| head.standing.rollout.clone());
-        self.baking = rollout.as_ref().and_then(|i| {
-            let step = decision.progress.as_ref()?.step?;
-            Some((i.proposal.uid.clone(), step, i.since, decision.progress.as_ref()?.baking_since?))
+        self.stage = self.step().zip(decision.progress.as_ref()).map(|(of, progress)| {
+            let mut gates = facts.gates.clone();
+            for due in &progress.gates_due {
+                let answer = if self.gate_holds { Ok(()) } else { Err("503".to_owned()) };
+                let failures = if self.gate_holds { 0 } else { gates.get(due).map_or(0, |gate| gate.failures) + 1 };
+                gates.insert(due.clone(), GateState { failures, last: Some((self.now, answer)) });
+            }
+            Stage { of, baking_since: progress.baking_since, gates }
         });
         let before = self.head.clone();
         let source = match &decision.action {
@@ -392,9 +462,8 @@ impl World {
             Action::Hold(_) | Action::Refuse(_) => return false,
             action => {
                 let known = before.as_ref().map_or(0, |head| head.standing.highest);
-                let head =
-                    head_after(&self.spec, before.as_ref(), highest.max(known), action, source, &facts).unwrap();
-                self.check_move(before.as_ref(), &head, action);
+                let head = head_after(&self.spec, before.as_ref(), highest.max(known), action, source, &facts).unwrap();
+                self.check_move(before.as_ref(), &head, action, &facts);
                 if before.as_ref().is_none_or(|before| before.revision != head.revision) {
                     let entry = LogEntry {
                         hash: head.hash.clone(),
@@ -429,7 +498,7 @@ impl World {
     }
 
     /// What must hold when the head changes.
-    fn check_move(&mut self, before: Option<&Head>, after: &Head, action: &Action) {
+    fn check_move(&mut self, before: Option<&Head>, after: &Head, action: &Action, facts: &Facts) {
         let Some(before) = before else { return };
         assert!(after.revision >= before.revision, "revisions rise");
         assert!(after.standing.highest >= before.standing.highest, "numbers are never used twice");
@@ -441,9 +510,7 @@ impl World {
             {
                 assert!(u >= t && d >= b, "the chosen set shrinks");
                 assert!(c == a || *c == a + 1, "a step is skipped");
-                let had_chosen = self.pods.iter().any(|model| {
-                    self.replicas.get(&model.pod.uid).is_some_and(|replica| old.chooses(&model.pod.uid, replica.born))
-                });
+                let had_chosen = facts.able().any(|(pod, replica)| old.chooses(&pod.uid, replica.born));
                 assert!(c != a || u == t || !had_chosen, "the chosen set grows within a step");
             }
         }
@@ -458,8 +525,11 @@ impl World {
                 self.not_blocked(&after.hash);
                 self.blocked = None;
             }
-            Action::Accept => self.check_acceptance(before, after),
-            Action::Restore { because: Restore::Refused(_), .. } => self.blocked = Some(before.hash.clone()),
+            Action::Accept => self.check_acceptance(before, after, facts),
+            Action::Restore { because: Restore::Refused(_), .. } => {
+                assert_ne!(after.hash, bundle(3).hash(), "what nobody takes is no last good content");
+                self.blocked = Some(before.hash.clone());
+            }
             Action::Instruct(standing) => {
                 if let Some(refused) = standing.refused.as_ref().filter(|_| before.standing.rollout.is_some()) {
                     self.blocked = Some(refused.hash.clone());
@@ -470,7 +540,7 @@ impl World {
     }
 
     /// The rule, once more and from what the pods really did.
-    fn check_acceptance(&mut self, before: &Head, after: &Head) {
+    fn check_acceptance(&mut self, before: &Head, after: &Head, facts: &Facts) {
         let instruction = before.standing.rollout.as_ref().unwrap();
         let revision = instruction.proposal.revision;
         assert_eq!((after.revision, &after.hash), (revision, &instruction.proposal.hash));
@@ -499,8 +569,9 @@ impl World {
                 let (_, _, text) = self.candidate.as_ref().unwrap();
                 let then: BTreeSet<String> = read_electorate(text);
                 let asked = self.pods.iter().filter(|model| {
-                    let ready_then = electorate(&[Pod { ready: true, ..model.pod.clone() }]);
-                    model.pod.ready || self.replicas.contains_key(&model.pod.uid) || then.contains(&ready_then)
+                    let ready_then = electorate(&[Pod { ready: true, ending: false, ..model.pod.clone() }]);
+                    let ready_now = model.pod.ready && !model.pod.ending;
+                    ready_now || self.replicas.contains_key(&model.pod.uid) || then.contains(&ready_then)
                 });
                 let asked: Vec<_> = asked.collect();
                 let accepted = asked.iter().filter(|model| voted(model, ReplicaState::Staged)).count();
@@ -513,6 +584,7 @@ impl World {
                 let chosen: Vec<_> = self
                     .pods
                     .iter()
+                    .filter(|m| !m.pod.ending && self.replicas.get(&m.pod.uid).is_some_and(|r| !r.is_stale()))
                     .filter(|m| self.replicas.get(&m.pod.uid).is_some_and(|r| instruction.chooses(&m.pod.uid, r.born)))
                     .collect();
                 let applied = chosen.iter().filter(|model| voted(model, ReplicaState::Applied)).count();
@@ -520,9 +592,24 @@ impl World {
                     self.replicas[&model.pod.uid].state == ReplicaState::Rejected
                         && self.replicas[&model.pod.uid].answers(&instruction.proposal)
                 });
-                assert!(rejected.count() <= rollout.max_rejected().at_most(chosen.len()), "the budget");
-                assert!(promoted || step + 1 == rollout.steps.len(), "before the last step");
-                assert!(promoted || (applied > 0), "nobody tried it");
+                let rejected = rejected.count();
+                assert!(rejected <= rollout.max_rejected().at_most(chosen.len()), "the budget");
+                if promoted {
+                    return;
+                }
+                assert!(step + 1 == rollout.steps.len(), "before the last step");
+                assert!(applied > 0, "nobody tried it");
+                let silent = chosen.len() - applied - rejected;
+                assert!(silent * 2 < chosen.len(), "{silent} of {} say nothing", chosen.len());
+                let lasted = self.now.as_second() - instruction.since.as_second();
+                assert!(lasted >= BAKE, "it baked {lasted} s");
+                if rollout.gates.is_empty() {
+                    return;
+                }
+                let tried = chosen.iter().filter(|m| voted(m, ReplicaState::Applied));
+                assert!(tried.clone().all(|m| m.pod.ready), "not ready");
+                let (at, answer) = facts.gates["smoke"].last.clone().unwrap();
+                assert!(answer.is_ok() && at.as_second() >= instruction.since.as_second() + BAKE, "the gate's last word");
             }
         }
     }
@@ -530,6 +617,7 @@ impl World {
     /// From here on nothing is changed any more and everybody does what it should: it ends.
     fn settle(&mut self) {
         self.orders.paused = false;
+        self.gate_holds = true;
         for model in &mut self.pods {
             model.silent = false;
         }
@@ -540,12 +628,13 @@ impl World {
                 for replica in std::mem::take(&mut self.pods[n].outbox) {
                     changed |= self.replicas.insert(replica.pod_uid.clone(), replica.clone()) != Some(replica);
                 }
-                self.pods[n].pod.ready = self.pods[n].shows.is_some();
+                self.pods[n].pod.ready = self.pods[n].shows.is_some() && !self.pods[n].pod.ending;
             }
+            self.watch();
             changed |= self.operator();
             self.now = Timestamp::from_second(self.now.as_second() + 10).unwrap();
             let under_way = self.head.as_ref().is_some_and(|head| head.standing.rollout.is_some());
-            if !changed && (!under_way || self.pods.is_empty()) {
+            if !changed && (!under_way || self.pods.iter().all(|model| model.pod.ending)) {
                 return self.check_end();
             }
         }
@@ -558,11 +647,8 @@ impl World {
             return;
         };
         if head.standing.rollout.is_none() {
-            assert!(
-                self.candidate.is_none() || self.wanted.is_none() || self.spec.pin.is_some(),
-                "a candidate is left behind"
-            );
-            for model in &self.pods {
+            assert!(self.candidate.is_none(), "a candidate is left behind");
+            for model in self.pods.iter().filter(|model| !model.pod.ending) {
                 let shown = model.shows.as_ref().map(|(revision, hash)| (*revision, hash.as_str()));
                 assert!(
                     shown == Some((head.revision, head.hash.as_str())) || refuses(&model.pod.uid, &head.hash),
@@ -580,7 +666,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_keeps_the_rules_and_ends(kind in 0..6_u8, ops in prop::collection::vec(op(), 1..250)) {
+    fn every_history_keeps_the_rules_and_ends(kind in 0..RULES, ops in prop::collection::vec(op(), 1..250)) {
         let mut world = World::new(kind);
         for op in &ops {
             world.apply(op);
@@ -618,6 +704,7 @@ fn revision(world: &World) -> i64 {
 
 fn until_idle(world: &mut World) {
     for _ in 0..20 {
+        world.watch();
         if !world.operator() {
             return;
         }
@@ -763,4 +850,236 @@ fn rules_that_cannot_be_are_refused_and_publish_nothing() {
     world.wanted = Some(1);
     assert!(!world.operator());
     assert_eq!((revision(&world), world.candidate.is_none()), (1, true));
+}
+
+fn pass(world: &mut World, seconds: i64) {
+    world.now = Timestamp::from_second(world.now.as_second() + seconds).unwrap();
+}
+
+fn standing(world: &World) -> &quorate_crds::Standing {
+    &world.head.as_ref().unwrap().standing
+}
+
+#[test]
+fn good_is_what_pods_run_not_what_they_have_not_refused_yet() {
+    let mut world = running(1, 10);
+    // Two bad revisions, the second before any pod has come to the first.
+    for bad in [3, 2] {
+        world.wanted = Some(bad);
+        until_idle(&mut world);
+    }
+    all_speak(&mut world, |_| true);
+    until_idle(&mut world);
+    let head = world.head.clone().unwrap();
+    assert_eq!((head.revision, head.restored, head.hash), (4, Some(1), bundle(0).hash()));
+}
+
+#[test]
+fn a_refusal_counts_while_the_layers_are_broken_too() {
+    let mut world = running(1, 3);
+    world.wanted = Some(3);
+    until_idle(&mut world);
+    world.wanted = None;
+    all_speak(&mut world, |_| true);
+    until_idle(&mut world);
+    assert_eq!(world.head.as_ref().unwrap().restored, Some(1));
+}
+
+#[test]
+fn pods_of_nodes_that_are_cut_off_keep_their_voices_while_they_are_being_deleted() {
+    let mut world = running(2, 100);
+    world.wanted = Some(1);
+    until_idle(&mut world);
+    for model in world.pods.iter_mut().skip(1) {
+        (model.pod.ready, model.pod.ending) = (false, true);
+    }
+    for _ in 0..100 {
+        all_speak(&mut world, |n| n == 0);
+        until_idle(&mut world);
+        pass(&mut world, 10);
+    }
+    assert_eq!(revision(&world), 1, "one pod decided for a hundred");
+    assert!(standing(&world).refused.as_ref().unwrap().reason.contains("of 100 pods"), "{:?}", standing(&world));
+}
+
+#[test]
+fn a_vote_that_waited_for_pods_gives_those_who_come_their_time() {
+    let mut world = running(2, 0);
+    world.wanted = Some(1);
+    for _ in 0..200 {
+        until_idle(&mut world);
+        pass(&mut world, 100);
+    }
+    until_idle(&mut world);
+    let uid = world.uid("p");
+    let pod = Pod { name: uid.clone(), uid, ready: true, ending: false };
+    world.pods.push(ModelPod { pod, silent: false, born: world.now, shows: None, says: None, outbox: Vec::new() });
+    until_idle(&mut world);
+    assert!(standing(&world).rollout.is_some(), "given up before anybody could vote");
+    all_speak(&mut world, |_| true);
+    until_idle(&mut world);
+    assert_eq!(revision(&world), 2);
+}
+
+#[test]
+fn content_that_ends_the_pods_that_try_it_does_not_go_on_from_pod_to_pod() {
+    let mut world = running(6, 3);
+    world.wanted = Some(1);
+    for _ in 0..60 {
+        until_idle(&mut world);
+        all_speak(&mut world, |_| true);
+        // Whoever shows it is replaced.
+        for n in 0..world.pods.len() {
+            if world.pods[n].shows.as_ref().is_some_and(|(revision, _)| *revision == 2) {
+                let uid = world.uid("p");
+                let pod = Pod { name: uid.clone(), uid, ready: true, ending: false };
+                let old = world.pods[n].pod.uid.clone();
+                world.replicas.remove(&old);
+                let born = world.now;
+                world.pods[n] = ModelPod { pod, silent: false, born, shows: None, says: None, outbox: Vec::new() };
+            }
+        }
+        pass(&mut world, 10);
+    }
+    assert!(standing(&world).refused.is_some(), "still under way after ten minutes");
+    assert_eq!(revision(&world), 1);
+}
+
+#[test]
+fn rules_that_become_impossible_and_a_pin_end_what_is_under_way() {
+    for end in 0..2 {
+        let mut world = running(6, 3);
+        world.wanted = Some(1);
+        until_idle(&mut world);
+        all_speak(&mut world, |_| true);
+        assert_eq!(world.pods.iter().filter(|model| model.shows.as_ref().unwrap().0 == 2).count(), 1);
+        if end == 0 {
+            world.spec.rollout.as_mut().unwrap().steps.clear();
+        } else {
+            world.spec.pin = Some(Pin { revision: 1 });
+        }
+        until_idle(&mut world);
+        assert_eq!((standing(&world).superseded, world.candidate.is_none()), (Some(2), true));
+        all_speak(&mut world, |_| true);
+        assert!(world.pods.iter().all(|model| model.shows.as_ref().unwrap().0 == 1));
+    }
+}
+
+#[test]
+fn suspension_and_pause_stop_a_rollouts_time_and_its_words_do_not_change() {
+    for suspended in [true, false] {
+        let mut world = running(6, 3);
+        world.wanted = Some(1);
+        until_idle(&mut world);
+        all_speak(&mut world, |_| true);
+        until_idle(&mut world);
+        let hold = |world: &mut World, held| {
+            if suspended { world.spec.suspend = held } else { world.orders.paused = held }
+        };
+        hold(&mut world, true);
+        until_idle(&mut world);
+        let told = |world: &World| {
+            let i = standing(world).rollout.clone().unwrap();
+            let progress = quorate_operator::rollout::judge(&rollout_of(&world.spec), &i, &world.facts()).1;
+            (i.paused, progress.message)
+        };
+        let before = told(&world);
+        assert!(before.0);
+        for _ in 0..100 {
+            pass(&mut world, 100);
+            assert!(!world.operator());
+            assert!(suspended || told(&world) == before, "{:?}", told(&world));
+        }
+        hold(&mut world, false);
+        until_idle(&mut world);
+        assert!(standing(&world).rollout.is_some(), "its time ran out while it was held");
+        pass(&mut world, BAKE);
+        until_idle(&mut world);
+        assert_eq!(revision(&world), 2);
+    }
+}
+
+#[test]
+fn a_canary_chooses_no_stale_pod_and_waits_for_none() {
+    let mut world = running(6, 4);
+    for n in 0..3 {
+        world.stale(n);
+    }
+    world.wanted = Some(1);
+    for _ in 0..8 {
+        until_idle(&mut world);
+        all_speak(&mut world, |_| true);
+        pass(&mut world, 10);
+    }
+    assert_eq!(revision(&world), 2);
+
+    // The one that was chosen becomes stale: another is chosen.
+    let mut world = running(6, 4);
+    world.wanted = Some(1);
+    until_idle(&mut world);
+    let instruction = standing(&world).rollout.clone().unwrap();
+    let chosen = world.pods.iter().position(|model| instruction.chooses(&model.pod.uid, model.born)).unwrap();
+    world.stale(chosen);
+    for _ in 0..8 {
+        until_idle(&mut world);
+        all_speak(&mut world, |_| true);
+        pass(&mut world, 10);
+    }
+    assert_eq!(revision(&world), 2);
+}
+
+#[test]
+fn how_fresh_pods_must_be_is_told_under_a_pin_too() {
+    let mut world = running(1, 1);
+    world.spec.pin = Some(Pin { revision: 1 });
+    until_idle(&mut world);
+    let freshness: quorate_crds::Freshness = serde_json::from_str(r#"{"maxAge": "1m"}"#).unwrap();
+    world.spec.freshness = Some(freshness.clone());
+    until_idle(&mut world);
+    assert_eq!(world.head.as_ref().unwrap().freshness, freshness);
+}
+
+#[test]
+fn refusals_without_a_way_back_are_told_as_long_as_they_stand() {
+    let mut world = World::new(1);
+    world.wanted = Some(3);
+    assert!(world.operator());
+    for _ in 0..3 {
+        world.apply(&Op::AddPod);
+    }
+    all_speak(&mut world, |_| true);
+    pass(&mut world, 100_000);
+    world.watch();
+    let facts = world.facts();
+    let reason = quorate_operator::rollout::immediate::refused(
+        &rollout_of(&world.spec),
+        world.head.as_ref().unwrap(),
+        &facts,
+    );
+    assert!(reason.unwrap().contains("3 of 3 pods refused it"));
+}
+
+#[test]
+fn a_gate_that_fails_too_often_gives_it_up_and_its_last_word_comes_after_the_bake() {
+    let mut world = running(5, 4);
+    world.wanted = Some(1);
+    let turn = |world: &mut World| {
+        until_idle(world);
+        all_speak(world, |_| true);
+        until_idle(world);
+        pass(world, 5);
+    };
+    // It is asked while the step bakes, and once more after it: both before the head moves.
+    while revision(&world) == 1 {
+        turn(&mut world);
+        assert!(standing(&world).refused.is_none() && world.now.as_second() < 1_000_200, "{:?}", standing(&world));
+    }
+    world.wanted = Some(0);
+    world.gate_holds = false;
+    for _ in 0..10 {
+        turn(&mut world);
+    }
+    let refused = standing(&world).refused.clone().unwrap();
+    assert!(refused.reason.contains("gate smoke: 503"), "{}", refused.reason);
+    assert_eq!(revision(&world), 2);
 }

@@ -76,6 +76,8 @@ pub struct Facts {
     pub pods: Vec<Pod>,
     /// These pods' ConfigReplicas, by pod uid.
     pub replicas: BTreeMap<String, Replica>,
+    /// By pod uid, the published revision that pods without a sidecar were told to look for.
+    pub told: BTreeMap<String, i64>,
     /// The pods that were ready when the candidate was made, as [`electorate`] writes them.
     pub electorate: BTreeSet<String>,
     /// What the gates answered in this step.

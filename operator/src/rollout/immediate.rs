@@ -25,7 +25,7 @@ pub fn refused(rollout: &Rollout, head: &Head, facts: &Facts) -> Option<String> 
 #[must_use]
 pub fn is_good(rollout: &Rollout, head: &Head, facts: &Facts) -> bool {
     let (asked, refusals) = refusals(head, facts);
-    if head.restored.is_some() || asked == 0 {
+    if head.restored.is_some() {
         return refusals.len() <= rollout.max_rejected().at_most(asked);
     }
     let able: Vec<_> = facts.able().collect();

@@ -63,8 +63,10 @@ pub(super) fn judge(rollout: &Rollout, instruction: &Instruction, facts: &Facts)
         return (Verdict::Late(reason), progress(String::new()));
     }
     if needed > asked {
-        let message =
-            format!("spec.rollout.quorum: {needed} pods must accept, but there are {asked}; {} are left", roughly(left));
+        let message = format!(
+            "spec.rollout.quorum: {needed} pods must accept, but there are {asked}; {} are left",
+            roughly(left)
+        );
         return (Verdict::Wait, progress(message));
     }
     let mut message = format!(

@@ -87,6 +87,7 @@ impl Server {
             health: Health::new(watch::names_of(&namespaces)),
             namespaces,
             gates: quorate_operator::gates::Asker::default(),
+            nudges: false,
         };
         for config in self.under("distributedconfigs/") {
             operator.state.config_applied(serde_json::from_value(config).unwrap());
@@ -186,6 +187,9 @@ impl Server {
         let mut inner = self.0.lock().unwrap();
         if inner.dead {
             return None;
+        }
+        if inner.forbidden.iter().any(|forbidden| path.starts_with(forbidden.as_str())) {
+            return Some(Ok(failure(403, "Forbidden")));
         }
         let number = inner.writes;
         inner.writes += 1;
@@ -300,11 +304,21 @@ impl Inner {
         let uid = old["metadata"]["uid"].clone();
         if status {
             old["status"] = sent["status"].clone();
+        } else if method == Method::PATCH {
+            merge(old, &sent);
         } else {
             *old = sent;
         }
         old["metadata"]["uid"] = uid;
         old["metadata"]["resourceVersion"] = version;
         answer(200, old)
+    }
+}
+
+/// RFC 7396, without deletions.
+fn merge(old: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| merge(&mut old[name], value)),
+        other => *old = other.clone(),
     }
 }
