@@ -13,6 +13,7 @@ pub mod format;
 pub mod manifest;
 pub mod options;
 pub mod outcome;
+pub mod pause;
 pub mod pointer;
 pub mod snapshot;
 pub mod stored;

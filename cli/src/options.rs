@@ -93,7 +93,7 @@ pub enum Command {
     Abort(Change),
     /// Proposes content again that was refused.
     Retry(Change),
-    /// Holds rollouts where they are.
+    /// Holds a Quorum or Canary where it is.
     Pause(Named),
     /// Lets them go on.
     Resume(Change),

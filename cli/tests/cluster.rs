@@ -9,8 +9,9 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use quorate_crds::{
-    ConfigReplica, ConfigReplicaSpec, DistributedConfig, Orders, Refused, ReplicaState,
+    ConfigReplica, ConfigReplicaSpec, DistributedConfig, Orders, Refused, ReplicaState, Standing,
     head::{Bundle, Head},
+    names,
 };
 use quorate_resolve::{Keys, SourceKind, SourceRef, Sources, resolve};
 use quorate_tests::Cluster;
@@ -40,7 +41,9 @@ const SPEC: &str = r#"{
         {"name": "region", "configMapRef": {"name": "web-eu", "key": "values.yaml"}},
         {"name": "creds", "at": "/db", "secretRef": {"name": "web-db"}}
     ],
-    "files": [{"path": "app.yaml", "from": "/server"}, {"path": "db.env", "from": "/db"}]
+    "files": [{"path": "app.yaml", "from": "/server"}, {"path": "db.env", "from": "/db"}],
+    "selector": {"matchLabels": {"app": "web"}},
+    "rollout": {"strategy": "Canary", "steps": [{"pods": 1, "bake": "1m"}, {"pods": "50%", "bake": "1m"}]}
 }"#;
 
 impl Scene {
@@ -142,7 +145,20 @@ impl Scene {
     async fn candidate(&self, strategy: &str, accepted: i32) {
         let candidate = json!({"revision": 5, "hash": "sha256:5555", "uid": "c5", "strategy": strategy, "step": 1, "steps": 2,
             "since": "2026-01-01T00:00:00Z", "asked": 10, "accepted": accepted, "rejected": 0, "message": format!("{accepted} of 10")});
-        self.status(json!({"phase": "Progressing", "candidate": candidate})).await;
+        self.status(json!({"phase": "Progressing", "candidate": candidate, "refused": null})).await;
+    }
+
+    async fn spec(&self, spec: Value) {
+        let configs: Api<DistributedConfig> = Api::default_namespaced(self.client.clone());
+        configs.patch("web", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
+    }
+
+    /// What the head says was refused.
+    async fn refusal(&self, refused: Option<Refused>) {
+        let standing = serde_json::to_string(&Standing { refused, ..Standing::default() }).unwrap();
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {names::ROLLOUT: standing}}}));
+        let secrets: Api<Secret> = Api::default_namespaced(self.client.clone());
+        secrets.patch(&names::head_name("web"), &PatchParams::default(), &patch).await.unwrap();
     }
 
     async fn read(&self) -> DistributedConfig {
@@ -300,7 +316,8 @@ async fn what_is_said_is_written_for_the_revision_that_was_seen() {
     }
     let expected = Orders { paused: true, promote: Some(5), force_promote: Some(5), abort: Some(5), retry: Some(4) };
     assert_eq!(scene.orders().await, expected);
-    has(&scene.say("pause web").await.out, &["that was asked for already"]);
+    has(&scene.say("pause web").await.out, &["the config says so already"]);
+    has(&scene.say("promote web").await.out, &["this waits for `resume`, since it is held"]);
     let said = scene.say("resume web -o json").await;
     assert_eq!(serde_json::from_str::<Value>(&said.out).unwrap()["changed"], true);
     assert!(!scene.orders().await.paused);
@@ -316,6 +333,25 @@ async fn what_is_said_is_written_for_the_revision_that_was_seen() {
     assert_eq!(scene.say("rollback web --to 1").await.code, 0);
     assert_eq!(scene.say("unpin web").await.code, 0);
     assert_eq!(scene.read().await.spec.pin, None);
+    let said = scene.say("unpin web -o json").await;
+    assert_eq!(serde_json::from_str::<Value>(&said.out).unwrap()["changed"], false, "{said:?}");
+
+    scene.spec(json!({"suspend": true})).await;
+    has(&scene.say("abort web").await.out, &["this waits for the end of the suspension"]);
+}
+
+#[tokio::test]
+async fn a_pause_that_would_hold_nothing_is_refused() {
+    let scene = Scene::start().await;
+    scene.spec(json!({"rollout": null, "selector": null})).await;
+    let said = scene.say("pause web").await;
+    assert_eq!((said.code, scene.orders().await.paused), (1, false), "{said:?}");
+    has(&said.err, &["default/web cannot be paused: with strategy Immediate", "spec.suspend: true"]);
+    // Somebody did it without the plugin.
+    scene.cluster.kubectl(&["annotate", "distributedconfig", "web", "quorate.io/paused=true"]).unwrap();
+    has(&scene.say("status web").await.out, &["Paused:   in vain: with strategy Immediate"]);
+    let json: Value = serde_json::from_str(&scene.say("status web -o json").await.out).unwrap();
+    assert_eq!(json["paused"], false);
 }
 
 #[tokio::test]
@@ -353,13 +389,27 @@ async fn a_rollout_is_followed_to_its_end() {
     scene.phase("RolledBack", false).await;
     assert_eq!(code(child).await, 0);
 
-    // A refusal that the status still tells of is not the end of what was asked to be tried again.
+    // A refusal that the status still tells of is not the end of what was asked to be tried again, even
+    // when the head is further already.
+    scene.status(json!({"refused": 4})).await;
     let (child, mut lines) = scene.follow("retry web --wait");
-    read_until(&mut lines, "RolledBack").await;
+    read_until(&mut lines, "it is RolledBack").await;
+    scene.refusal(None).await;
+    let pods = json!({"desired": 10, "applied": 10, "rejected": 0, "stale": 0, "summary": "10/10"});
+    scene.status(json!({"pods": pods})).await;
+    read_until(&mut lines, "10/10 applied").await;
     scene.candidate("Canary", 2).await;
     read_until(&mut lines, "2 of 10 accepted").await;
     scene.phase("Published", true).await;
     assert_eq!(code(child).await, 0);
+
+    // Published before the word came, and another one since.
+    scene.candidate("Canary", 1).await;
+    let (child, mut lines) = scene.follow("abort web --wait");
+    read_until(&mut lines, "1 of 10 accepted").await;
+    let entry = |revision: i64| json!({"revision": revision, "hash": "sha256:5555", "time": "2026-01-01T00:00:00Z"});
+    scene.status(json!({"candidate": null, "revision": 6, "history": [entry(6), entry(5)]})).await;
+    assert_eq!(code(child).await, 3);
 
     // Gone.
     scene.candidate("Canary", 1).await;

@@ -11,10 +11,15 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use kube::client::Body;
 use quorate_cli::{
+    answer::Answer,
     change::{annotate, change},
     cluster::Cluster,
+    commands::order,
     exit::{Exit, Failure},
+    format::Style,
+    options::{Follow, Output},
 };
+use quorate_crds::DistributedConfig;
 use serde_json::{Value, json};
 
 /// What becomes of a PATCH.
@@ -25,8 +30,12 @@ enum Fate {
     Conflict,
     /// It is done, but the answer is lost.
     DoneUnheard,
+    /// It is done, the operator has obeyed since: no candidate is left. The answer is lost.
+    ObeyedUnheard,
     /// It is not done, and the answer is lost.
     Lost,
+    /// Somebody wrote before, and no candidate is left.
+    GoneBefore,
     /// The config was deleted and made again before.
     MadeAgain,
     Forbidden,
@@ -56,7 +65,17 @@ impl Script {
                 self.write(&patch);
                 refused(504)
             }
+            Fate::ObeyedUnheard => {
+                self.write(&patch);
+                self.config["status"]["candidate"].take();
+                refused(504)
+            }
             Fate::Conflict => {
+                self.touch();
+                refused(409)
+            }
+            Fate::GoneBefore => {
+                self.config["status"]["candidate"].take();
                 self.touch();
                 refused(409)
             }
@@ -85,16 +104,23 @@ impl Script {
     }
 }
 
-/// Pauses a config whose patches meet these fates: whether it was written and how often that was tried.
-async fn paused(fates: &[Fate]) -> (Result<bool, Failure>, usize) {
+/// A config with revision 4 on its way, whose patches meet these fates.
+fn script(fates: &[Fate]) -> Arc<Mutex<Script>> {
     let config = json!({
         "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig",
         "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "resourceVersion": "1"},
-        "spec": {"layers": [], "files": []}
+        "spec": {"layers": [], "files": []},
+        "status": {"phase": "Progressing", "candidate": {
+            "revision": 4, "hash": "sha256:4444", "uid": "c4", "strategy": "Canary", "since": "2026-01-01T00:00:00Z",
+            "asked": 10, "accepted": 4, "rejected": 0, "message": "4 of 10 applied"
+        }}
     });
-    let script = Script { config, fates: fates.iter().copied().collect(), patches: Vec::new() };
-    let script = Arc::new(Mutex::new(script));
-    let shared = Arc::clone(&script);
+    Arc::new(Mutex::new(Script { config, fates: fates.iter().copied().collect(), patches: Vec::new() }))
+}
+
+/// The API server that plays it.
+fn cluster(script: &Arc<Mutex<Script>>) -> Cluster {
+    let shared = Arc::clone(script);
     let service = tower::service_fn(move |request: Request<Body>| {
         let shared = Arc::clone(&shared);
         async move {
@@ -104,8 +130,14 @@ async fn paused(fates: &[Fate]) -> (Result<bool, Failure>, usize) {
             Ok::<_, Infallible>(Response::builder().status(code).body(Full::from(answer.to_string())).unwrap())
         }
     });
-    let cluster = Cluster { client: kube::Client::new(service, "shop"), namespace: "shop".into() };
-    let result = change(&cluster, "web", |config| Ok(annotate(config, "quorate.io/paused", Some("true")))).await;
+    Cluster { client: kube::Client::new(service, "shop"), namespace: "shop".into() }
+}
+
+/// Pauses a config: whether it was written and how often that was tried.
+async fn paused(fates: &[Fate]) -> (Result<bool, Failure>, usize) {
+    let script = script(fates);
+    let pause = |config: &DistributedConfig| Ok(annotate(config, "quorate.io/paused", Some("true")));
+    let result = change(&cluster(&script), "web", pause).await;
     let tries = script.lock().unwrap().patches.len();
     (result.map(|(_, written)| written), tries)
 }
@@ -120,6 +152,22 @@ async fn a_change_is_made_once_whoever_writes_in_between() {
 async fn a_lost_answer_is_settled_by_reading_again() {
     assert_eq!(paused(&[Fate::DoneUnheard]).await, (Ok(true), 1));
     assert_eq!(paused(&[Fate::Lost, Fate::Done]).await, (Ok(true), 2));
+}
+
+#[tokio::test]
+async fn an_order_that_was_obeyed_before_its_answer_was_lost_is_done() {
+    let given_up = |fates: &'static [Fate]| async {
+        let script = script(fates);
+        let answer = Answer { output: Output::Json, style: Style::default() };
+        let result = order::abort(&cluster(&script), answer, "web", Follow::default()).await;
+        let tries = script.lock().unwrap().patches.len();
+        (result, tries)
+    };
+    assert_eq!(given_up(&[Fate::ObeyedUnheard]).await, (Ok(Exit::Ok), 1));
+    assert_eq!(given_up(&[Fate::Lost, Fate::Done]).await, (Ok(Exit::Ok), 2));
+    // It came to nothing without us.
+    let (gone, tries) = given_up(&[Fate::GoneBefore]).await;
+    assert_eq!((gone.unwrap_err().exit, tries), (Exit::NotFound, 1));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{
     commands::{status::rollout, watch},
     exit::{Exit, Failure, Result},
     options::{Follow, Promote},
+    pause::{self, Pause},
     stored::{self, HeadNotes},
 };
 
@@ -32,12 +33,21 @@ impl Order {
         }
     }
 
-    fn said(self, candidate: &CandidateStatus) -> String {
+    /// What comes of it, and what it waits for before.
+    fn said(self, candidate: &CandidateStatus, config: &DistributedConfig) -> String {
+        let does = match self {
+            Self::Promote => "the rest of its steps is skipped",
+            Self::ForcePromote => "it is published whatever the pods say",
+            Self::Abort => "it is given up, and what is published stays",
+        };
         let what = rollout(candidate);
-        match self {
-            Self::Promote => format!("{what}: the rest of its steps is skipped"),
-            Self::ForcePromote => format!("{what}: it is published whatever the pods say"),
-            Self::Abort => format!("{what}: it is given up; what is published stays"),
+        let held = self == Self::Promote && Pause::of(config) == Pause::Holds;
+        let resumed = held.then_some("for `resume`, since it is held");
+        let waits: Vec<&str> = suspension(config).into_iter().chain(resumed).collect();
+        if waits.is_empty() {
+            format!("{what}: {does}")
+        } else {
+            format!("{what}: {does}; this waits {}", waits.join(", and "))
         }
     }
 }
@@ -62,8 +72,8 @@ pub async fn abort(cluster: &Cluster, answer: Answer, name: &str, follow: Follow
 async fn about_candidate(cluster: &Cluster, answer: Answer, name: &str, order: Order, follow: Follow) -> Result {
     let seen = candidate(&cluster.config(name).await?)?;
     let revision = seen.revision;
-    let (_, changed) = change(cluster, name, |config| plan(config, order, revision)).await?;
-    let said = order.said(&seen);
+    let (config, changed) = change(cluster, name, |config| plan(config, order, &seen)).await?;
+    let said = order.said(&seen, &config);
     tell(cluster, answer, name, changed, Some(revision), &said, follow)?;
     let goal = if order == Order::Abort { watch::Goal::GivenUp { revision } } else { watch::Goal::Settled };
     wait(cluster, answer, name, goal, follow).await
@@ -82,24 +92,33 @@ fn candidate(config: &DistributedConfig) -> Result<CandidateStatus> {
 }
 
 /// What to write for an order about a candidate that was seen.
-fn plan(config: &DistributedConfig, order: Order, revision: i64) -> Result<Plan> {
-    let candidate = candidate(config)?;
-    if candidate.revision != revision {
-        return Err(Failure::error(format!(
-            "revision {revision} made way for revision {} meanwhile; look at it (status), then say so again",
-            candidate.revision
-        )));
-    }
-    if order == Order::Promote && candidate.strategy == Strategy::Quorum {
+fn plan(config: &DistributedConfig, order: Order, seen: &CandidateStatus) -> Result<Plan> {
+    if order == Order::Promote && seen.strategy == Strategy::Quorum {
         return Err(Failure::error(format!(
             "{} is decided by its pods' votes ({} of {} accepted), and has no steps to skip: let them vote, or publish it \
              against them with --force",
-            rollout(&candidate),
-            candidate.accepted,
-            candidate.asked
+            rollout(seen),
+            seen.accepted,
+            seen.asked
         )));
     }
-    Ok(annotate(config, order.annotation(), Some(&revision.to_string())))
+    let plan = annotate(config, order.annotation(), Some(&seen.revision.to_string()));
+    // Where it is written already, perhaps by us and without an answer, the candidate may be gone because of it.
+    if plan != Plan::Nothing {
+        let present = candidate(config)?.revision;
+        if present != seen.revision {
+            return Err(Failure::error(format!(
+                "revision {} made way for revision {present} meanwhile; look at it (status), then say so again",
+                seen.revision
+            )));
+        }
+    }
+    Ok(plan)
+}
+
+/// What anything but a change of spec waits for while nothing is to be published.
+fn suspension(config: &DistributedConfig) -> Option<&'static str> {
+    config.spec.suspend.then_some("for the end of the suspension (spec.suspend is true)")
 }
 
 /// Runs `retry`.
@@ -111,7 +130,8 @@ pub async fn retry(cluster: &Cluster, answer: Answer, name: &str, follow: Follow
     let revision = refused(&config, &stored::notes(cluster, name).await?.unwrap_or_default())?;
     let set = |config: &DistributedConfig| Ok(annotate(config, names::RETRY, Some(&revision.to_string())));
     let (config, changed) = change(cluster, name, set).await?;
-    let said = format!("the content of revision {revision} is proposed again");
+    let waits = suspension(&config).map(|end| format!("; this waits {end}")).unwrap_or_default();
+    let said = format!("the content of revision {revision} is proposed again{waits}");
     tell(cluster, answer, name, changed, Some(revision), &said, follow)?;
     let published = config.status.and_then(|status| status.revision);
     wait(cluster, answer, name, watch::Goal::Retried { refused: revision, published }, follow).await
@@ -128,15 +148,27 @@ fn refused(config: &DistributedConfig, notes: &HeadNotes) -> Result<i64> {
 /// Runs `pause`.
 ///
 /// # Errors
-/// When the config does not exist, or may not be changed.
+/// When there is nothing that a pause holds, or the config does not exist or may not be changed.
 pub async fn pause(cluster: &Cluster, answer: Answer, name: &str) -> Result {
-    let (config, changed) = change(cluster, name, |config| Ok(annotate(config, names::PAUSED, Some("true")))).await?;
+    let (config, changed) = change(cluster, name, hold).await?;
     let said = match candidate(&config) {
         Ok(candidate) => format!("{} is held where it is; `resume` lets it go on", rollout(&candidate)),
         Err(_) => "the next rollout is held as it begins; `resume` lets it go on".to_owned(),
     };
     tell(cluster, answer, name, changed, None, &said, Follow::default())?;
     Ok(Exit::Ok)
+}
+
+/// What to write for a pause.
+fn hold(config: &DistributedConfig) -> Result<Plan> {
+    if !pause::possible(config) {
+        return Err(Failure::error(format!(
+            "{} cannot be paused: with strategy Immediate every pod reads a change at once, so that no rollout can be held; \
+             spec.suspend: true keeps changes from being published",
+            named(config)
+        )));
+    }
+    Ok(annotate(config, names::PAUSED, Some("true")))
 }
 
 /// Runs `resume`.
@@ -162,7 +194,7 @@ pub fn tell(
     if follow.wait && answer.output != crate::options::Output::Table {
         return Ok(());
     }
-    let already = if changed { "" } else { " (that was asked for already)" };
+    let already = if changed { "" } else { " (the config says so already)" };
     let message = format!("{}/{name}: {said}{already}", cluster.namespace);
     answer.done(&Done { namespace: &cluster.namespace, name, changed, revision, message })
 }
@@ -180,7 +212,7 @@ fn named(config: &DistributedConfig) -> String {
 mod tests {
     use super::*;
     use crate::testing::{at, candidate as canary, config, config_with};
-    use quorate_crds::{Orders, Refused, Standing};
+    use quorate_crds::{Orders, Refused, Rollout, Standing};
     use serde_json::json;
 
     fn rolling(strategy: Strategy) -> DistributedConfig {
@@ -196,7 +228,7 @@ mod tests {
             (Order::Abort, names::ABORT),
         ] {
             let expected = json!({"metadata": {"annotations": {annotation: "4"}}});
-            assert_eq!(plan(&config, order, 4), Ok(Plan::Merge(expected)));
+            assert_eq!(plan(&config, order, &canary()), Ok(Plan::Merge(expected)));
         }
         // The operator reads what is written here.
         let annotations = [(names::ABORT.to_owned(), "4".to_owned())].into();
@@ -205,7 +237,8 @@ mod tests {
 
     #[test]
     fn an_order_does_nothing_to_another_candidate_than_was_seen() {
-        let failure = plan(&rolling(Strategy::Canary), Order::Abort, 3).unwrap_err();
+        let seen = CandidateStatus { revision: 3, ..canary() };
+        let failure = plan(&rolling(Strategy::Canary), Order::Abort, &seen).unwrap_err();
         assert_eq!(failure.exit, Exit::Error);
         assert!(failure.message.contains("revision 3 made way for revision 4"), "{failure}");
     }
@@ -223,13 +256,57 @@ mod tests {
     #[test]
     fn a_quorum_is_passed_over_only_by_force() {
         let config = rolling(Strategy::Quorum);
-        let failure = plan(&config, Order::Promote, 4).unwrap_err();
+        let seen = candidate(&config).unwrap();
+        let failure = plan(&config, Order::Promote, &seen).unwrap_err();
         assert!(
             failure.message.contains("votes (7 of 10 accepted)") && failure.message.contains("--force"),
             "{failure}"
         );
-        assert!(plan(&config, Order::ForcePromote, 4).is_ok());
-        assert!(plan(&config, Order::Abort, 4).is_ok());
+        assert!(plan(&config, Order::ForcePromote, &seen).is_ok());
+        assert!(plan(&config, Order::Abort, &seen).is_ok());
+    }
+
+    #[test]
+    fn what_an_order_waits_for_is_said() {
+        let said = |order: Order, suspend: bool, paused: bool| {
+            let config = config_with(&|c| {
+                c.spec.suspend = suspend;
+                c.spec.rollout = Some(Rollout { strategy: Strategy::Canary, ..Rollout::default() });
+                c.metadata.annotations = paused.then(|| [(names::PAUSED.to_owned(), "true".to_owned())].into());
+            });
+            order.said(&canary(), &config)
+        };
+        let (given_up, skipped) = ("it is given up, and what is published stays", "the rest of its steps is skipped");
+        let suspended = "for the end of the suspension (spec.suspend is true)";
+        let held = "for `resume`, since it is held";
+        // A pause holds up neither a person who gives up nor one who forces.
+        for (order, suspend, paused, expected) in [
+            (Order::Abort, false, true, given_up.to_owned()),
+            (Order::Abort, true, false, format!("{given_up}; this waits {suspended}")),
+            (Order::Promote, false, false, skipped.to_owned()),
+            (Order::Promote, false, true, format!("{skipped}; this waits {held}")),
+            (Order::Promote, true, true, format!("{skipped}; this waits {suspended}, and {held}")),
+            (Order::ForcePromote, false, true, "it is published whatever the pods say".to_owned()),
+        ] {
+            let expected = format!("revision 4, Canary step 2 of 4: {expected}");
+            assert_eq!(said(order, suspend, paused), expected, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn immediate_cannot_be_paused_and_what_can_is_named() {
+        let of = |strategy: Option<Strategy>| {
+            hold(&config_with(&|c| c.spec.rollout = strategy.map(|s| Rollout { strategy: s, ..Rollout::default() })))
+        };
+        for immediate in [None, Some(Strategy::Immediate)] {
+            let failure = of(immediate).unwrap_err();
+            assert_eq!(failure.exit, Exit::Error);
+            assert!(failure.message.starts_with("DistributedConfig shop/web cannot be paused"), "{failure}");
+            assert!(failure.message.contains("spec.suspend: true"), "{failure}");
+        }
+        for asks in [Strategy::Quorum, Strategy::Canary] {
+            assert!(matches!(of(Some(asks)), Ok(Plan::Merge(_))), "{asks}");
+        }
     }
 
     #[test]

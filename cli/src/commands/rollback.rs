@@ -45,8 +45,8 @@ pub async fn unpin(cluster: &Cluster, answer: Answer, name: &str, follow: Follow
         })
     })
     .await?;
-    let said = if changed { "not pinned any more: the layers decide again" } else { "it was not pinned" };
-    tell(cluster, answer, name, true, None, said, follow)?;
+    let said = if changed { "not pinned any more: the layers decide again" } else { "not pinned: the layers decide" };
+    tell(cluster, answer, name, changed, None, said, follow)?;
     wait(cluster, answer, name, Goal::Settled, follow).await
 }
 
@@ -92,13 +92,13 @@ fn listed(history: &[HistoryEntry]) -> String {
 }
 
 fn plan(config: &DistributedConfig, revision: i64) -> Result<Plan> {
+    // First of all: it may have been written without an answer.
+    if config.spec.pin.as_ref().is_some_and(|pin| pin.revision == revision) {
+        return Ok(Plan::Nothing);
+    }
     let history = config.status.as_ref().map(|status| status.history.as_slice()).unwrap_or_default();
     in_history(config, history, revision)?;
-    Ok(if config.spec.pin.as_ref().is_some_and(|pin| pin.revision == revision) {
-        Plan::Nothing
-    } else {
-        Plan::Merge(json!({"spec": {"pin": {"revision": revision}}}))
-    })
+    Ok(Plan::Merge(json!({"spec": {"pin": {"revision": revision}}})))
 }
 
 #[cfg(test)]
@@ -146,5 +146,7 @@ mod tests {
         assert_eq!(plan(&config(), 2), Ok(Plan::Merge(json!({"spec": {"pin": {"revision": 2}}}))));
         let pinned = config_with(&|c| c.spec.pin = Some(Pin { revision: 2 }));
         assert_eq!(plan(&pinned, 2), Ok(Plan::Nothing));
+        let pinned_and_gone = config_with(&|c| c.spec.pin = Some(Pin { revision: 9 }));
+        assert_eq!(plan(&pinned_and_gone, 9), Ok(Plan::Nothing), "the operator says that it is gone");
     }
 }

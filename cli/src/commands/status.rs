@@ -12,6 +12,7 @@ use crate::{
     format::{Cell, Fields, Style, Tone, age, count, printable, short_hash, table},
     options,
     outcome::Outcome,
+    pause::Pause,
     stored::{self, HeadNotes},
 };
 
@@ -53,7 +54,7 @@ pub struct View {
     /// spec.suspend.
     pub suspended: bool,
     /// Whether rollouts are held.
-    pub paused: bool,
+    pub paused: Pause,
     /// What pods say of the revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<PodCounts>,
@@ -81,7 +82,7 @@ impl View {
             hash: status.hash,
             pinned: config.spec.pin.as_ref().map(|pin| pin.revision),
             suspended: config.spec.suspend,
-            paused: quorate_crds::Orders::of(config.annotations()).paused,
+            paused: Pause::of(config),
             pods: status.pods,
             candidate: status.candidate,
         }
@@ -336,8 +337,13 @@ pub fn summary(style: Style, view: &View, now: Timestamp) -> String {
     if view.suspended {
         fields.add("Suspended", "spec.suspend is true: nothing is published");
     }
-    if view.paused {
-        fields.add("Paused", "rollouts are held; `resume` lets them go on");
+    match view.paused {
+        Pause::Off => {}
+        Pause::Holds => fields.add("Paused", "rollouts are held; `resume` lets them go on"),
+        Pause::InVain => fields.add(
+            "Paused",
+            "in vain: with strategy Immediate every pod reads a change at once; spec.suspend: true holds it",
+        ),
     }
     if let Some(pods) = &view.pods {
         let parts = [(pods.rejected, "refused", Tone::Bad), (pods.stale, "stale", Tone::Busy)];
@@ -401,7 +407,7 @@ fn pods_text(style: Style, pods: &[PodView], now: Timestamp) -> String {
 mod tests {
     use super::*;
     use crate::testing::{PLAIN, at, candidate, config, config_with, replica};
-    use quorate_crds::Standing;
+    use quorate_crds::{Rollout, Standing, Strategy};
 
     fn refused() -> HeadNotes {
         let refused = Refused {
@@ -489,13 +495,38 @@ mod tests {
             c.spec.pin = Some(quorate_crds::Pin { revision: 2 });
             c.spec.suspend = true;
             c.metadata.generation = Some(5);
-            c.metadata.annotations = Some([(names::PAUSED.to_owned(), "true".to_owned())].into());
+            pause(c, Strategy::Canary);
         });
         let text = summary(PLAIN, &View::of(&config), at(0));
         for part in ["Unobserved", "has not seen the present spec", "to revision 2", "nothing is published", "`resume`"]
         {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    fn pause(config: &mut DistributedConfig, strategy: Strategy) {
+        config.spec.rollout = Some(Rollout { strategy, ..Rollout::default() });
+        config.metadata.annotations = Some([(names::PAUSED.to_owned(), "true".to_owned())].into());
+    }
+
+    #[test]
+    fn a_pause_that_holds_nothing_is_not_called_one() {
+        for (strategy, holds, told) in [
+            (Strategy::Immediate, false, "in vain: with strategy Immediate"),
+            (Strategy::Quorum, true, "rollouts are held"),
+            (Strategy::Canary, true, "rollouts are held"),
+        ] {
+            let view = View::of(&config_with(&|c| pause(c, strategy)));
+            let text = summary(PLAIN, &view, at(0));
+            assert!(text.contains(told), "{strategy}: {text}");
+            assert_eq!(serde_json::to_value(&view).unwrap()["paused"], holds, "{strategy}");
+        }
+        // Immediate is the default.
+        let view = View::of(&config_with(&|c| {
+            pause(c, Strategy::Immediate);
+            c.spec.rollout = None;
+        }));
+        assert_eq!(view.paused, Pause::InVain);
     }
 
     #[test]

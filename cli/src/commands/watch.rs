@@ -18,7 +18,7 @@ use crate::{
     format::{Style, printable},
     options::{Output, Patience},
     outcome::Outcome,
-    stored::{self, HeadNotes},
+    stored,
 };
 
 /// How often ages are drawn again.
@@ -44,22 +44,31 @@ pub enum Goal {
 }
 
 impl Goal {
-    /// How the command ends, if this is an end. `notes` is what the head says, where that matters.
+    /// How the command ends, if this is an end. By the status alone: what is read at another moment tells
+    /// of another moment.
     #[must_use]
-    pub fn reached(self, config: &DistributedConfig, notes: Option<&HeadNotes>) -> Option<Exit> {
+    pub fn reached(self, config: &DistributedConfig) -> Option<Exit> {
         let status = config.status.clone().unwrap_or_default();
+        let candidate = status.candidate.map(|candidate| candidate.revision);
         let settled = match Outcome::of(config) {
             Outcome::InProgress => None,
             outcome => Some(outcome.exit()),
         };
         match self {
             Self::Settled => settled,
-            Self::GivenUp { revision } if status.candidate.is_some_and(|c| c.revision == revision) => None,
-            Self::GivenUp { revision } => Some(if status.revision == Some(revision) { Exit::Failed } else { Exit::Ok }),
+            Self::GivenUp { revision } if candidate == Some(revision) => None,
+            Self::GivenUp { revision } => {
+                // Another may have been published since.
+                let published = status.history.iter().map(|entry| entry.revision).chain(status.revision);
+                Some(if published.into_iter().any(|r| r == revision) { Exit::Failed } else { Exit::Ok })
+            }
             Self::Retried { refused, published } => {
-                let still = notes.and_then(|n| n.standing.refused.as_ref()).is_some_and(|r| r.revision == refused);
-                // The status still tells of the refusal that is to be tried again.
-                let unbegun = still && status.revision == published && settled == Some(Exit::Failed);
+                // The status still tells of the refusal that is to be tried again, and of nothing that
+                // keeps the operator from it for good.
+                let unbegun = status.refused == Some(refused)
+                    && candidate.is_none()
+                    && status.revision == published
+                    && status.phase.as_deref() != Some("Failed");
                 if unbegun { None } else { settled }
             }
         }
@@ -140,11 +149,7 @@ async fn until_reached(
         };
         troubled = false;
         screen.see(&config)?;
-        let notes = match goal {
-            Goal::Retried { .. } => stored::notes(cluster, name).await.ok().flatten(),
-            Goal::Settled | Goal::GivenUp { .. } => None,
-        };
-        if let Some(exit) = goal.reached(&config, notes.as_ref()) {
+        if let Some(exit) = goal.reached(&config) {
             if exit == Exit::Failed {
                 tell_why(cluster, name, &config).await;
             }
@@ -265,7 +270,6 @@ fn line(view: &View) -> String {
 mod tests {
     use super::*;
     use crate::testing::{PLAIN, at, candidate, config, config_with};
-    use quorate_crds::{Refused, Standing};
 
     fn rolling() -> DistributedConfig {
         config_with(&|c| {
@@ -300,28 +304,40 @@ mod tests {
 
     #[test]
     fn the_end_is_told_by_what_was_waited_for() {
-        let rolled_back = config_with(&|c| c.status.as_mut().unwrap().phase = Some("RolledBack".into()));
-        assert_eq!(Goal::Settled.reached(&config(), None), Some(Exit::Ok));
-        assert_eq!(Goal::Settled.reached(&rolling(), None), None);
-        assert_eq!(Goal::Settled.reached(&rolled_back, None), Some(Exit::Failed));
+        let rolled_back = rolled_back(4);
+        assert_eq!(Goal::Settled.reached(&config()), Some(Exit::Ok));
+        assert_eq!(Goal::Settled.reached(&rolling()), None);
+        assert_eq!(Goal::Settled.reached(&rolled_back), Some(Exit::Failed));
 
         let given_up = |revision| Goal::GivenUp { revision };
-        assert_eq!(given_up(4).reached(&rolling(), None), None);
-        assert_eq!(given_up(4).reached(&rolled_back, None), Some(Exit::Ok));
-        // It was published before the word came.
-        assert_eq!(given_up(3).reached(&config(), None), Some(Exit::Failed));
+        assert_eq!(given_up(4).reached(&rolling()), None);
+        assert_eq!(given_up(4).reached(&rolled_back), Some(Exit::Ok));
+        // It was published before the word came, and perhaps another one after it.
+        assert_eq!(given_up(3).reached(&config()), Some(Exit::Failed));
+        assert_eq!(given_up(2).reached(&config()), Some(Exit::Failed));
+    }
 
-        let notes = |revision| HeadNotes {
-            standing: Standing {
-                refused: Some(Refused { revision, hash: "h".into(), reason: "r".into(), at: at(0) }),
-                ..Standing::default()
-            },
-            good: None,
-        };
+    #[test]
+    fn a_refusal_that_is_to_be_tried_again_is_no_end_of_trying_again() {
         let retried = Goal::Retried { refused: 4, published: Some(3) };
-        assert_eq!(retried.reached(&rolled_back, Some(&notes(4))), None);
-        assert_eq!(retried.reached(&rolled_back, Some(&notes(5))), Some(Exit::Failed));
-        assert_eq!(retried.reached(&rolling(), None), None);
-        assert_eq!(retried.reached(&config(), None), Some(Exit::Ok));
+        assert_eq!(retried.reached(&rolled_back(4)), None);
+        assert_eq!(retried.reached(&rolling()), None);
+        assert_eq!(retried.reached(&config()), Some(Exit::Ok));
+        assert_eq!(retried.reached(&rolled_back(5)), Some(Exit::Failed), "it was tried, and refused again");
+        let in_phase = |phase: &str| {
+            let mut config = rolled_back(4);
+            config.status.as_mut().unwrap().phase = Some(phase.into());
+            retried.reached(&config)
+        };
+        assert_eq!(in_phase("Suspended"), None, "it is tried when the suspension ends");
+        assert_eq!(in_phase("Failed"), Some(Exit::Failed), "the layers are broken: it cannot be tried");
+    }
+
+    fn rolled_back(refused: i64) -> DistributedConfig {
+        config_with(&|c| {
+            let status = c.status.as_mut().unwrap();
+            status.phase = Some("RolledBack".into());
+            status.refused = Some(refused);
+        })
     }
 }
