@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TOOLS := target/tools/bin
 
-.PHONY: help tools demo demo-stop test test-pure test-cluster bench bench-resolve soak crds cluster lint deny
+.PHONY: help tools demo demo-stop test test-pure test-cluster bench bench-resolve soak crds cluster lint deny chart-check manifest
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,7 @@ test-pure: ## tests that need no API server
 
 test-cluster: ## tests on the real control plane
 	@tests/cluster/build.sh >/dev/null
+	@tests/helm.sh >/dev/null
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p quorate-tests
 
@@ -42,6 +43,17 @@ bench-resolve: ## resolve with 10, 1,000 and 100,000 keys
 
 soak: ## the property tests, a hundred times as long
 	PROPTEST_CASES=25600 $(CARGO) test -p quorate-resolve --test laws
+
+chart-check: tools ## the chart: lint, every value toggle on a real API server, install, upgrade, uninstall
+	@tests/cluster/build.sh >/dev/null
+	@tests/helm.sh >/dev/null
+	$(CARGO) build --workspace --bins
+	$(CARGO) test -p quorate-tests --test chart
+
+manifest: ## the one-file install manifest, in target/quorate.yaml
+	@mkdir -p target
+	@charts/manifest.sh $(HELM_ARGS) >target/quorate.yaml.new && mv target/quorate.yaml.new target/quorate.yaml
+	@echo target/quorate.yaml
 
 crds: ## generates crds/*.yaml from the types
 	$(CARGO) run -q -p quorate-crds --bin crdgen crds

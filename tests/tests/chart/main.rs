@@ -1,0 +1,7 @@
+//! The chart: `make chart-check` is this.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod content;
+mod install;
+mod toggles;
+mod values;
