@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod crash;
 pub mod files;
+pub mod helm;
 pub mod process;
 pub mod programs;
 pub mod scene;
