@@ -32,8 +32,8 @@ struct Outcome {
     published: bool,
     /// When the operator decided.
     decided: Timestamp,
-    /// The message of Ready.
-    message: String,
+    /// Why it was refused.
+    reason: String,
     /// The steps that the status told of.
     steps: Vec<i32>,
 }
@@ -48,7 +48,9 @@ impl Rollouts {
         let sidecars = pods::start(client, kubeconfig, target).await?;
         let files = (0..VERSIONS.len()).map(|pod| target.join(pods::name(pod)).join(CONFIG).join("app.yaml"));
         let rollouts = Self { client: client.clone(), reading: Reading::start(files.collect()) };
-        rollouts.said(VERSIONS.len(), |word| word.state == ReplicaState::Applied && word.runs == Some(1)).await?;
+        rollouts
+            .said(VERSIONS.len(), "Applied 1", |word| word.state == ReplicaState::Applied && word.runs == Some(1))
+            .await?;
         Ok((rollouts, sidecars))
     }
 
@@ -56,7 +58,7 @@ impl Rollouts {
         println!("   disk: mirrored. One pod tries it, then half of them, then it is for all:");
         let start = self.change(json!({"format": 1, "disk": "mirrored"})).await?;
         let outcome = self.outcome(2, start).await?;
-        ensure!(outcome.published, "revision 2 was not published: {}", outcome.message);
+        ensure!(outcome.published, "revision 2 was not published: {}", outcome.reason);
         ensure!(
             outcome.steps == [1, 2],
             "the status should have told of steps 1 and 2, but did of {:?}",
@@ -76,25 +78,25 @@ impl Rollouts {
         let start = self.change(json!({"format": 1, "disk": "exclusive"})).await?;
         let outcome = self.outcome(3, start).await?;
         ensure!(!outcome.published, "revision 3 was published, but the pods' checks should have refused it");
-        println!("{} RolledBack: {}", ms(start, outcome.decided), outcome.message);
+        println!("{} RolledBack: {}", ms(start, outcome.decided), a_line_each(&outcome.reason));
 
         let readers = self.reading.readers("disk: exclusive", start);
         let [(canary, had)] = readers[..] else {
             bail!("one pod should have tried revision 3 and read it, but {} did", readers.len())
         };
-        let refused = self.said(1, |word| rejects(word, 3)).await?;
+        let refused = self.said(1, "Rejected 3", |word| rejects(word, 3)).await?;
         let refused = refused.iter().map(|word| word.since.0).min().context("nobody refused it")?;
         ensure!(had < refused, "the canary should have had revision 3 on disk before another pod refused it");
         let back = self.reading.until(1, "disk: mirrored", had).await?[0].1;
-        self.said(5, |word| word.runs == Some(2)).await?;
+        self.said(5, "that they run 2", |word| word.runs == Some(2)).await?;
         ensure!(self.reading.now("disk: mirrored").len() == 5, "all five should read revision 2 again");
-        println!("   {} had it on disk for {:.1} s. From the first refusal:", pods::name(canary), seconds(had, back));
-        println!("{} decided; {} its file is back, by itself", ms(refused, outcome.decided), ms(refused, back).trim());
+        println!("{} from the first refusal to the canary's old file, by itself", ms(refused, back));
+        println!("   {} had it on disk for {:.1} s; no other pod ever read it", pods::name(canary), seconds(had, back));
 
         let after = api::head(&self.client, CONFIG).await?;
         let content = |head: &quorate_crds::head::Head| (head.revision, head.hash.clone());
         ensure!(content(&before) == content(&after), "the head moved");
-        println!("   The head never moved from revision {}; the other four never read it", after.revision);
+        println!("   the head never moved from revision {}", after.revision);
         Ok(())
     }
 
@@ -104,10 +106,10 @@ impl Rollouts {
         let rollout = json!({"strategy": "Quorum", "quorum": "Majority", "steps": null});
         let start = self.change_with(json!({"format": 2, "disk": "mirrored"}), rollout).await?;
         let outcome = self.outcome(4, start).await?;
-        ensure!(outcome.published, "revision 4 was not published, though four of five accept it: {}", outcome.message);
+        ensure!(outcome.published, "revision 4 was not published, though four of five accept it: {}", outcome.reason);
         let readers = self.reading.until(4, "format: 2", start).await?;
-        let refused = self.said(1, |word| rejects(word, 4) && word.runs == Some(2)).await?;
-        self.said(4, |word| word.runs == Some(4)).await?;
+        let refused = self.said(1, "Rejected 4", |word| rejects(word, 4) && word.runs == Some(2)).await?;
+        self.said(4, "that they run 4", |word| word.runs == Some(4)).await?;
         ensure!(readers[0].1 >= outcome.decided, "{} read it before it was decided", pods::name(readers[0].0));
         ensure!(self.reading.readers("format: 2", start).len() == 4, "a pod reads what it refused");
         println!(
@@ -126,12 +128,13 @@ impl Rollouts {
         let start = self.change(json!({"format": 3, "disk": "mirrored"})).await?;
         let outcome = self.outcome(5, start).await?;
         ensure!(!outcome.published, "revision 5 was published, but three of five pods should have refused it");
-        println!("{} RolledBack: {}", ms(start, outcome.decided), outcome.message);
-        self.said(3, |word| rejects(word, 5)).await?;
-        self.said(4, |word| word.runs == Some(4)).await?;
+        println!("{} RolledBack: {}", ms(start, outcome.decided), a_line_each(&outcome.reason));
+        // The third says again that it refuses revision 4, which is the head's.
+        self.said(2, "Rejected 5", |word| rejects(word, 5)).await?;
+        self.said(4, "that they run 4", |word| word.runs == Some(4)).await?;
         let readers = self.reading.readers("format: 3", start);
         ensure!(readers.is_empty(), "{} pods read what a majority refused", readers.len());
-        println!("   Nobody ever read it, not even the two that accepted it");
+        println!("   nobody ever read it, not even the two that accepted it");
         Ok(())
     }
 
@@ -157,9 +160,10 @@ impl Rollouts {
             let status = config.status.clone().unwrap_or_default();
             let candidate = status.candidate.filter(|candidate| candidate.revision == revision);
             if let Some(candidate) = candidate.filter(|candidate| candidate.baking_since.is_some()) {
-                let step = candidate.step.unwrap_or_default();
+                let (step, steps_of_all) = (candidate.step.unwrap_or_default(), candidate.steps.unwrap_or_default());
                 if !steps.borrow().contains(&step) {
-                    println!("{} {}", ms(start, Timestamp::now()), candidate.message);
+                    let counts = format!("{} of {} have it, and it bakes", candidate.accepted, candidate.asked);
+                    println!("{} step {step} of {steps_of_all}: {counts}", ms(start, Timestamp::now()));
                     steps.borrow_mut().push(step);
                 }
             }
@@ -173,20 +177,25 @@ impl Rollouts {
         let head = api::head(&self.client, CONFIG).await?;
         let steps = steps.into_inner();
         if published {
-            return Ok(Outcome { published, decided: head.decided_at, message: String::new(), steps });
+            return Ok(Outcome { published, decided: head.decided_at, reason: String::new(), steps });
         }
         let refused = head.standing.refused.context("the head does not tell what was refused")?;
-        Ok(Outcome { published, decided: refused.at, message: refused.reason, steps })
+        Ok(Outcome { published, decided: refused.at, reason: refused.reason, steps })
     }
 
     /// Waits until so many pods, or more, say so in their ConfigReplicas; what they say.
-    async fn said(&self, pods: usize, what: impl Fn(&ConfigReplicaSpec) -> bool) -> Result<Vec<ConfigReplicaSpec>> {
+    async fn said(
+        &self,
+        pods: usize,
+        what: &str,
+        is_so: impl Fn(&ConfigReplicaSpec) -> bool,
+    ) -> Result<Vec<ConfigReplicaSpec>> {
         let replicas: Api<ConfigReplica> = Api::namespaced(self.client.clone(), NAMESPACE);
-        wait_for(&format!("{pods} pods to say so"), || async {
+        wait_for(&format!("{pods} pods to say {what}; what others say"), || async {
             let all = replicas.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            let words: Vec<ConfigReplicaSpec> = all.items.into_iter().map(|replica| replica.spec).collect();
-            let so: Vec<ConfigReplicaSpec> = words.iter().filter(|word| what(word)).cloned().collect();
-            if so.len() >= pods { Ok(so) } else { Err(format!("{} do: {words:?}", so.len())) }
+            let (so, others): (Vec<_>, Vec<_>) = all.items.into_iter().map(|replica| replica.spec).partition(&is_so);
+            let told = |word: &ConfigReplicaSpec| format!("{} {:?} {:?}", word.pod, word.state, word.revision);
+            if so.len() >= pods { Ok(so) } else { Err(others.iter().map(told).collect::<Vec<_>>().join(", ")) }
         })
         .await
     }
@@ -203,6 +212,13 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 /// Milliseconds, in a column.
 fn ms(from: Timestamp, to: Timestamp) -> String {
     format!("{:>9.1} ms:", seconds(from, to) * 1e3)
+}
+
+/// The pods' reasons, each on a line of its own.
+fn a_line_each(reason: &str) -> String {
+    let pod = format!(" {CONFIG}-");
+    let line = format!("\n{:14}{CONFIG}-", "");
+    reason.replace(&format!(":{pod}"), &format!(":{line}")).replace(&format!(";{pod}"), &line)
 }
 
 /// The milliseconds of each.
