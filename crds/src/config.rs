@@ -50,8 +50,9 @@ pub struct DistributedConfigSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
 
-    /// The pods this config is for, in its namespace: those that are asked and counted. Pods that
-    /// read it without being selected get the same files.
+    /// The pods this config is for, in its namespace: those that are asked and counted. It should
+    /// select all that read it: others get the same files, and a Canary's candidate may be tried by
+    /// them, too, but what they make of it counts for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 
