@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod commands;
 pub mod exit;
 pub mod format;
+pub mod inject;
 pub mod manifest;
 pub mod options;
 pub mod outcome;
@@ -22,7 +23,7 @@ mod testing;
 
 use answer::Answer;
 use cluster::Cluster;
-use commands::{completions, diff, explain, history, lint, order, render, rollback, status, watch};
+use commands::{completions, diff, explain, history, inject as injection, lint, order, render, rollback, status, watch};
 use exit::Result;
 use format::Style;
 use options::{Command, Options};
@@ -39,6 +40,7 @@ pub async fn run(options: Options) -> Result {
     match &options.command {
         Command::Render(options) => return render::run(answer, &offline, options),
         Command::Lint(options) => return lint::run(answer, &offline, options),
+        Command::Inject(options) => return injection::run(answer, options),
         Command::Completions { shell } => return completions::script(*shell),
         Command::Complete { words } => return completions::answer(words, target).await,
         _ => {}
@@ -57,8 +59,10 @@ pub async fn run(options: Options) -> Result {
         Command::Retry(options) => order::retry(cluster, answer, &options.name, options.follow).await,
         Command::Pause(options) => order::pause(cluster, answer, &options.name).await,
         Command::Resume(options) => order::resume(cluster, answer, &options.name, options.follow).await,
-        Command::Render(_) | Command::Lint(_) | Command::Completions { .. } | Command::Complete { .. } => {
-            Ok(exit::Exit::Ok)
-        }
+        Command::Render(_)
+        | Command::Lint(_)
+        | Command::Inject(_)
+        | Command::Completions { .. }
+        | Command::Complete { .. } => Ok(exit::Exit::Ok),
     }
 }

@@ -101,6 +101,8 @@ pub enum Command {
     Render(Render),
     /// Offline: every mistake in manifests, with file and line.
     Lint(Lint),
+    /// Offline: adds the sidecar to the labelled pods of manifests, as the chart's policy does.
+    Inject(Inject),
     /// A completion script for a shell.
     Completions {
         /// Which shell.
@@ -305,4 +307,21 @@ pub struct Lint {
     /// problem: what depends on it is not checked.
     #[arg(long)]
     pub allow_missing: bool,
+}
+
+/// Arguments of inject.
+#[derive(Args, Clone, Debug)]
+pub struct Inject {
+    /// Where manifests are.
+    #[command(flatten)]
+    pub manifests: Manifests,
+
+    /// A file with the chart's ConfigMap RELEASE-injection: the image and the defaults. Those of the
+    /// chart's own values otherwise.
+    #[arg(long = "params")]
+    pub parameters: Option<PathBuf>,
+
+    /// The sidecar's image.
+    #[arg(long)]
+    pub image: Option<String>,
 }

@@ -59,7 +59,7 @@
     .map(pair, 'quorate.io/' + pair[0] + ' must not be above quorate.io/' + pair[1]))
     + ['check-http', 'notify-http'].filter(name, name in variables.asked
     && !variables.asked[name].matches('^http://[A-Za-z0-9.:_\\[\\]-]+(/[A-Za-z0-9._~:/?&=%+,;@!*-]*)?$'))
-    .map(name, 'quorate.io/' + name + ' must be an address such as http://localhost:8080/reload')
+    .map(name, 'quorate.io/' + name + ' must be an address such as http://host:8080/path')
     + variables.programs.filter(name, !variables.asked[name].matches('^/tools/[!-~]+( +[!-~]+)*$'))
     .map(name, 'quorate.io/' + name + ' must be a program below /tools, where quorate.io/tools-volume is mounted,'
     + ' and its arguments')

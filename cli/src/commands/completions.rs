@@ -70,7 +70,7 @@ fn candidates(command: &mut Command, words: &[String]) -> Candidates {
     }
     if let Some(option) = pending {
         let words = option.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-        let files = matches!(option.get_id().as_str(), "filename" | "kubeconfig" | "directory");
+        let files = matches!(option.get_id().as_str(), "filename" | "kubeconfig" | "directory" | "parameters");
         return Candidates { words, files, names: false };
     }
     if last.starts_with('-') {

@@ -4,6 +4,7 @@ pub mod completions;
 pub mod diff;
 pub mod explain;
 pub mod history;
+pub mod inject;
 pub mod lint;
 pub mod order;
 pub mod render;
