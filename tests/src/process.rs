@@ -105,6 +105,11 @@ impl Process {
     /// Kills it (SIGKILL) and waits for its end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
+        self.wait();
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) {
         let _ = self.child.wait();
     }
 
@@ -112,6 +117,17 @@ impl Process {
     #[must_use]
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The CPU time it has used, in seconds (to a hundredth).
+    #[must_use]
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        // The name, in brackets, may hold anything; after it, utime and stime are the 12th and 13th field.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let mut ticks = || fields.next()?.parse::<f64>().ok();
+        // USER_HZ is 100 on all that Linux runs on here.
+        Some((ticks()? + ticks()?) / 100.0)
     }
 
     /// Resident memory in MiB (`VmRSS`).

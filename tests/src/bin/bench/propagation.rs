@@ -1,74 +1,35 @@
-//! `make bench`: apply-to-file latency beside its floors and a plain mirror, and memory.
-//!
-//! The rows of a bench take turns within one run, so that noise meets all of them. What sees and
-//! writes is a process of its own in every row, as the operator and the sidecar are.
+//! Apply-to-file latency beside its floors and a plain mirror; and the sidecar's memory after it.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::{
-    ByteString,
-    api::core::v1::{ConfigMap, Secret},
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ObjectMeta, PostParams, WatchEvent, WatchParams},
+    api::{PostParams, WatchEvent, WatchParams},
     runtime::{WatchStreamExt, watcher},
 };
 use quorate_crds::DistributedConfig;
-use quorate_tests::{
-    Cluster,
-    cluster::{Options, client, root},
-    files::changes,
-    process::Process,
-    programs,
-    wait::wait_for,
-};
+use quorate_tests::{files::changes, process::Process, programs, wait::wait_for};
 use serde_json::{Value, json};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    Ground,
+    objects::{config, map, payload, secret},
+    results::{percentile, rounded},
+    timed::timed,
+    volume,
 };
 
 const SAMPLES: usize = 500;
 const WARM_UP: usize = 20;
 /// Between samples, so that what a publication leaves to be done (log, event, status) does not fall into the next.
 const PAUSE: Duration = Duration::from_millis(25);
-const PAYLOAD: usize = 4096;
-const CONFIGS: usize = 1_000;
-
-#[tokio::main]
-async fn main() -> Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => bench().await,
-        ["relay", kubeconfig] => relay(&client(Path::new(kubeconfig)).await?).await,
-        ["mirror", kubeconfig, file] => mirror(client(Path::new(kubeconfig)).await?, Path::new(file)).await,
-        _ => bail!("usage: bench"),
-    }
-}
-
-async fn bench() -> Result<()> {
-    eprintln!("Starting etcd (with fsync) and kube-apiserver");
-    let cluster = Cluster::with(Options { fsync: true, ..Options::default() }).await?;
-    cluster.install_crds().await?;
-    let kubeconfig = cluster.kubeconfig(0);
-    let operator = programs::operator(&kubeconfig, &[], &cluster.folder().join("operator.log")).await?;
-    operator.ready().await?;
-    let client = client(&kubeconfig).await?;
-    let (mut rows, sidecar_mib) = propagation(&cluster, &client, &operator.address).await?;
-    rows.push(json!({"bench": "memory", "name": "sidecar", "unit": "MiB", "value": rounded(sidecar_mib)}));
-    let operator_mib = many_configs(&client, &operator.process).await?;
-    rows.push(json!({"bench": "memory", "name": "operator-1000", "unit": "MiB", "value": rounded(operator_mib)}));
-    print(&rows);
-    store(&rows)
-}
 
 /// One way from a write to what is seen of it.
 struct Row {
@@ -76,7 +37,8 @@ struct Row {
     milliseconds: Vec<f64>,
 }
 
-async fn propagation(cluster: &Cluster, client: &Client, operator_address: &str) -> Result<(Vec<Value>, f64)> {
+pub async fn measure(ground: &Ground) -> Result<Vec<Value>> {
+    let Ground { cluster, client, operator } = ground;
     let folder = cluster.folder();
     let kubeconfig = cluster.kubeconfig(0);
     let secrets: Api<Secret> = Api::default_namespaced(client.clone());
@@ -90,11 +52,7 @@ async fn propagation(cluster: &Cluster, client: &Client, operator_address: &str)
 
     let own = std::env::current_exe()?;
     let path = |path: &Path| path.display().to_string();
-    // As in a pod: the files are Secrets' content, so their volume is in memory (emptyDir, medium: Memory).
-    let volume = match tempfile::tempdir_in("/dev/shm") {
-        Ok(volume) => volume,
-        Err(_) => tempfile::tempdir_in(folder)?,
-    };
+    let volume = volume(cluster)?;
     println!("files in {} (quorate and plain-mirror)", volume.path().display());
     let mirrored = volume.path().join("mirrored");
     fs::create_dir(&mirrored)?;
@@ -150,24 +108,14 @@ async fn propagation(cluster: &Cluster, client: &Client, operator_address: &str)
         }
     }
     let means = [
-        mean(operator_address, "quorate_operator_propagation_seconds").await?,
+        mean(&operator.address, "quorate_operator_propagation_seconds").await?,
         mean(&sidecar.address, "quorate_sidecar_propagation_seconds").await?,
     ];
     println!("\nof which, on average: {:.1} ms in the operator (event to head written),", means[0]);
     println!("{:.1} ms from the decision to the file (the head's write and event, and the sidecar)", means[1]);
     let resident = sidecar.process.resident_mib().context("no memory figure")?;
-    Ok((rows.into_iter().map(result).collect(), resident))
-}
-
-/// Milliseconds from the start of the write until it was seen; the answer to the write may come later.
-async fn timed<T>(
-    write: impl Future<Output = kube::Result<T>>,
-    seen: impl Future<Output = Result<Instant>>,
-) -> Result<f64> {
-    let start = Instant::now();
-    let both = async { tokio::try_join!(async { write.await.map_err(anyhow::Error::from) }, seen) };
-    let (_, seen) = timeout(Duration::from_secs(30), both).await.context("not seen within 30 s")??;
-    Ok(seen.duration_since(start).as_secs_f64() * 1e3)
+    let sidecar = json!({"bench": "memory", "name": "sidecar", "unit": "MiB", "value": rounded(resident)});
+    Ok(rows.into_iter().map(result).chain([sidecar]).collect())
 }
 
 /// The mean of a histogram that a program serves, in milliseconds.
@@ -231,7 +179,7 @@ async fn seen(secrets: &Api<Secret>, name: &str) -> Result<mpsc::Receiver<(Insta
 }
 
 /// The bare process in the middle: sees `relay-in`, PUTs `relay-out`.
-async fn relay(client: &Client) -> Result<()> {
+pub async fn relay(client: &Client) -> Result<()> {
     let secrets: Api<Secret> = Api::default_namespaced(client.clone());
     let mut seen = seen(&secrets, "relay-in").await?;
     let mut out = secrets.get("relay-out").await?;
@@ -243,7 +191,7 @@ async fn relay(client: &Client) -> Result<()> {
 }
 
 /// The plain mirror: kube-rs's watcher, and a write.
-async fn mirror(client: Client, file: &Path) -> Result<()> {
+pub async fn mirror(client: Client, file: &Path) -> Result<()> {
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let config = watcher::Config::default().fields("metadata.name=mirror");
     let mut maps = std::pin::pin!(watcher(maps, config).default_backoff().applied_objects());
@@ -255,93 +203,7 @@ async fn mirror(client: Client, file: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn many_configs(client: &Client, operator: &Process) -> Result<f64> {
-    eprintln!("  memory: {CONFIGS} configs");
-    let configs: Api<DistributedConfig> = Api::default_namespaced(client.clone());
-    futures::stream::iter((1..CONFIGS).map(anyhow::Ok))
-        .try_for_each_concurrent(8, |number| {
-            let configs = configs.clone();
-            async move {
-                configs.create(&PostParams::default(), &config(&format!("many-{number}"), number)?).await?;
-                Ok(())
-            }
-        })
-        .await?;
-    wait_for("all of them to be published", || async {
-        let all = configs.list(&kube::api::ListParams::default()).await.map_err(|error| error.to_string())?;
-        let done = all.items.iter().filter(|c| c.status.as_ref().is_some_and(|s| s.revision.is_some())).count();
-        if done == CONFIGS { Ok(()) } else { Err(format!("{done} of {CONFIGS}")) }
-    })
-    .await?;
-    operator.resident_mib().context("no memory figure")
-}
-
-fn payload(sample: usize) -> String {
-    let mut text = format!("{sample:08}");
-    text.extend(std::iter::repeat_n('x', PAYLOAD - text.len()));
-    text
-}
-
-fn secret(name: &str, sample: usize) -> Secret {
-    let data = BTreeMap::from([("value".to_owned(), ByteString(payload(sample).into_bytes()))]);
-    Secret { metadata: named(name), data: Some(data), ..Secret::default() }
-}
-
-fn map(sample: usize) -> ConfigMap {
-    let data = BTreeMap::from([("value".to_owned(), payload(sample))]);
-    ConfigMap { metadata: named("mirror"), data: Some(data), ..ConfigMap::default() }
-}
-
-fn named(name: &str) -> ObjectMeta {
-    ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
-}
-
-fn config(name: &str, sample: usize) -> Result<DistributedConfig> {
-    Ok(serde_json::from_value(json!({
-        "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig", "metadata": {"name": name},
-        "spec": {"layers": [{"name": "all", "inline": {"value": payload(sample)}}], "files": [{"path": "value.json"}]}
-    }))?)
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
-
-fn result(mut row: Row) -> Value {
-    row.milliseconds.sort_by(f64::total_cmp);
-    let n = row.milliseconds.len();
-    let at = |percent: usize| rounded(row.milliseconds[(n * percent / 100).min(n - 1)]);
+fn result(row: Row) -> Value {
+    let (n, at) = (row.milliseconds.len(), percentile(row.milliseconds));
     json!({"bench": "propagation", "name": row.name, "unit": "ms", "n": n, "p50": at(50), "p99": at(99)})
-}
-
-fn print(rows: &[Value]) {
-    let number = |row: &Value, field: &str| row[field].as_f64().unwrap_or_default();
-    let p50 = |name: &str| rows.iter().find(|row| row["name"] == name).map_or(f64::NAN, |row| number(row, "p50"));
-    let (relay, mirror) = (p50("relay"), p50("plain-mirror"));
-    println!("\n| propagation, ms | p50 | p99 | n | p50 / relay | p50 / plain-mirror |\n|---|---|---|---|---|---|");
-    for row in rows.iter().filter(|row| row["bench"] == "propagation") {
-        let (p50, p99) = (number(row, "p50"), number(row, "p99"));
-        let name = row["name"].as_str().unwrap_or_default();
-        println!("| {name} | {p50:.2} | {p99:.2} | {} | {:.2} | {:.2} |", row["n"], p50 / relay, p50 / mirror);
-    }
-    println!("\n| memory, resident MiB | |\n|---|---|");
-    for row in rows.iter().filter(|row| row["bench"] == "memory") {
-        println!("| {} | {:.1} |", row["name"].as_str().unwrap_or_default(), number(row, "value"));
-    }
-}
-
-/// One array for all benches: what is measured anew takes the place of what was.
-fn store(rows: &[Value]) -> Result<()> {
-    let path: PathBuf = root().join("target/bench/results.json");
-    fs::create_dir_all(path.parent().context("no folder")?)?;
-    let old: Vec<Value> = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{}: delete it", path.display()))?,
-        Err(_) => Vec::new(),
-    };
-    let anew = |old: &Value| rows.iter().any(|row| row["bench"] == old["bench"] && row["name"] == old["name"]);
-    let all: Vec<&Value> = old.iter().filter(|old| !anew(old)).chain(rows).collect();
-    ensure!(!all.is_empty(), "nothing was measured");
-    fs::write(&path, serde_json::to_string_pretty(&all)? + "\n")?;
-    println!("\n{}", path.display());
-    Ok(())
 }

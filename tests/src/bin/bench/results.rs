@@ -1,0 +1,93 @@
+//! The rows: `target/bench/results.json`, and the tables that people read.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use quorate_tests::cluster::root;
+use serde_json::Value;
+
+pub fn path() -> PathBuf {
+    root().join("target/bench/results.json")
+}
+
+pub fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// Of samples: the one that so many percent are below.
+pub fn percentile(mut samples: Vec<f64>) -> impl Fn(usize) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    move |percent| rounded(samples[(samples.len() * percent / 100).min(samples.len() - 1)])
+}
+
+/// One array for all benches: what is measured anew takes the place of what was.
+pub fn store(rows: &[Value]) -> Result<()> {
+    let path = path();
+    fs::create_dir_all(path.parent().context("no folder")?)?;
+    let old: Vec<Value> = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{}: delete it", path.display()))?,
+        Err(_) => Vec::new(),
+    };
+    let anew = |old: &Value| rows.iter().any(|row| row["bench"] == old["bench"] && row["name"] == old["name"]);
+    let all: Vec<&Value> = old.iter().filter(|old| !anew(old)).chain(rows).collect();
+    ensure!(!all.is_empty(), "nothing was measured");
+    Ok(fs::write(&path, serde_json::to_string_pretty(&all)? + "\n")?)
+}
+
+/// A table for each bench that is among the rows.
+pub fn print(rows: &[Value]) {
+    let of = |bench: &str| rows.iter().filter(|row| row["bench"] == bench).collect::<Vec<_>>();
+    let tables: [(&str, fn(&[&Value])); 3] =
+        [("propagation", propagation), ("memory", memory), ("rollout-500", rollout)];
+    for (bench, table) in tables {
+        let rows = of(bench);
+        if !rows.is_empty() {
+            table(&rows);
+        }
+    }
+}
+
+fn propagation(rows: &[&Value]) {
+    let (relay, mirror) = (p50(rows, "relay"), p50(rows, "plain-mirror"));
+    println!("\n| propagation, ms | p50 | p99 | n | p50 / relay | p50 / plain-mirror |\n|---|---|---|---|---|---|");
+    for row in rows {
+        let (p50, p99) = (number(row, "p50"), number(row, "p99"));
+        println!("| {} | {p50:.2} | {p99:.2} | {} | {:.2} | {:.2} |", name(row), row["n"], p50 / relay, p50 / mirror);
+    }
+}
+
+fn memory(rows: &[&Value]) {
+    println!("\n| memory, resident MiB | |\n|---|---|");
+    for row in rows {
+        println!("| {} | {:.1} |", name(row), number(row, "value"));
+    }
+}
+
+fn rollout(rows: &[&Value]) {
+    let floor = p50(rows, "floor");
+    println!(
+        "\n| rollout to 500 pods, ms | p50 | max | n | p50 / floor | API writes | operator CPU, s | operator, MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for row in rows {
+        let (p50, max, ratio) = (number(row, "p50"), number(row, "max"), number(row, "p50") / floor);
+        print!("| {} | {p50:.0} | {max:.0} | {} | {ratio:.2} | {} |", name(row), row["n"], row["writes"]);
+        if row["operator_cpu_s"].is_null() {
+            println!(" | |");
+        } else {
+            println!(" {:.2} | {:.1} |", number(row, "operator_cpu_s"), number(row, "operator_mib"));
+        }
+    }
+}
+
+fn name(row: &Value) -> &str {
+    row["name"].as_str().unwrap_or_default()
+}
+
+fn number(row: &Value, field: &str) -> f64 {
+    row[field].as_f64().unwrap_or_default()
+}
+
+fn p50(rows: &[&Value], of: &str) -> f64 {
+    rows.iter().find(|row| name(row) == of).map_or(f64::NAN, |row| number(row, "p50"))
+}
