@@ -33,10 +33,10 @@ test-cluster: ## tests on the real control plane
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p quorate-tests
 
-bench: tools bench-resolve ## latency and memory, as a table and in target/bench/results.json
+bench: tools $(if $(PART),,bench-resolve) ## latency, memory, rollouts: tables, and target/bench/results.json; PART=propagation, memory or rollout for one
 	@tests/cluster/build.sh >/dev/null
 	$(CARGO) build --workspace --bins
-	@target/debug/bench
+	@target/debug/bench $(PART)
 
 bench-resolve: ## resolve with 10, 1,000 and 100,000 keys
 	$(CARGO) bench --profile dev -p quorate-resolve

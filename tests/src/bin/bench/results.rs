@@ -36,15 +36,15 @@ pub fn store(rows: &[Value]) -> Result<()> {
 
 /// A table for each bench that is among the rows.
 pub fn print(rows: &[Value]) {
-    let of = |bench: &str| rows.iter().filter(|row| row["bench"] == bench).collect::<Vec<_>>();
-    let tables: [(&str, fn(&[&Value])); 3] =
-        [("propagation", propagation), ("memory", memory), ("rollout-500", rollout)];
-    for (bench, table) in tables {
-        let rows = of(bench);
-        if !rows.is_empty() {
-            table(&rows);
+    let table = |bench: &str, print: fn(&[&Value])| {
+        let of_bench: Vec<&Value> = rows.iter().filter(|row| row["bench"] == bench).collect();
+        if !of_bench.is_empty() {
+            print(&of_bench);
         }
-    }
+    };
+    table("propagation", propagation);
+    table("memory", memory);
+    table("rollout-500", rollout);
 }
 
 fn propagation(rows: &[&Value]) {

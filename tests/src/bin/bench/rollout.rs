@@ -108,10 +108,10 @@ async fn take_turns(ground: &Ground, crowd: &mut Crowd) -> Result<Vec<Turn>> {
     let mut turns = Turn::all();
     // Nothing is refused, so every rollout uses one number.
     let mut revision = 1;
+    let mut before = at_rest(ground, crowd, &configs, revision).await?;
     for sample in 1..=WARM_UP + SAMPLES {
         eprintln!("  rollout: {sample} of {}", WARM_UP + SAMPLES);
         for turn in &mut turns {
-            let before = at_rest(ground, crowd, &configs, revision).await?;
             let milliseconds = match &turn.rollout {
                 None => {
                     let new = secret(floor::SECRET, sample);
@@ -125,7 +125,8 @@ async fn take_turns(ground: &Ground, crowd: &mut Crowd) -> Result<Vec<Turn>> {
                 }
             }
             .with_context(|| format!("{}, sample {sample}", turn.name))?;
-            let used = at_rest(ground, crowd, &configs, revision).await?.since(&before);
+            let now = at_rest(ground, crowd, &configs, revision).await?;
+            let used = now.since(&std::mem::replace(&mut before, now.clone()));
             if sample > WARM_UP {
                 turn.milliseconds.push(milliseconds);
                 turn.used.push(used);
