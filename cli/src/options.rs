@@ -316,8 +316,8 @@ pub struct Inject {
     #[command(flatten)]
     pub manifests: Manifests,
 
-    /// A file with the chart's ConfigMap RELEASE-injection: the image and the defaults. Those of the
-    /// chart's own values otherwise.
+    /// A file with the chart's ConfigMap RELEASE-injection-…: the image and the defaults. Those of
+    /// the chart's own values otherwise.
     #[arg(long = "params")]
     pub parameters: Option<PathBuf>,
 

@@ -111,9 +111,28 @@
     'the names quorate-sidecar (of a container), quorate and quorate-token (of volumes) are those of injection: use others' : '',
 
     !variables.isInjected && variables.readers.exists(c, c.?volumeMounts.orValue([]).exists(m,
-    (m.mountPath + '/').startsWith(variables.settings['path'] + '/'))) ?
+    m.mountPath != '/var/run/secrets/kubernetes.io/serviceaccount'
+    && (m.mountPath + '/').startsWith(variables.settings['path'] + '/'))) ?
     'a container mounts something at or below ' + variables.settings['path'] + ' already: choose another quorate.io/path' : ''
     ].filter(problem, problem != '')
+{{- end }}
+
+{{/* What pods override by annotations of the same names, and what they do not. */}}
+{{- define "quorate.injection.parameters" -}}
+image: {{ include "quorate.image" (list . .Values.sidecar.image) | quote }}
+image-pull-policy: {{ .Values.image.pullPolicy | quote }}
+listen: {{ .Values.injection.listen | quote }}
+log-format: {{ .Values.injection.log.format | quote }}
+{{- range $name, $value := .Values.injection.defaults }}
+{{ $name }}: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Other parameters have another name. An API server goes on with old content of a ConfigMap once it has forgotten all
+     policies with parameters (an uninstallation) and gets new ones: it stops to watch, and never begins again
+     (Kubernetes 1.37). What it does not know by name it reads. */}}
+{{- define "quorate.injection.parametersName" -}}
+{{ include "quorate.fullname" . }}-injection-{{ include "quorate.injection.parameters" . | sha256sum | trunc 10 }}
 {{- end }}
 
 {{/* Which pods, and who decides: the rest of both policies. */}}
@@ -131,7 +150,7 @@ matchConstraints:
 {{- define "quorate.injection.binding" -}}
 policyName: {{ include "quorate.fullname" . }}-injection
 paramRef:
-  name: {{ include "quorate.fullname" . }}-injection
+  name: {{ include "quorate.injection.parametersName" . }}
   namespace: {{ .Release.Namespace }}
   parameterNotFoundAction: Deny
 {{- with .Values.operator.namespaces }}

@@ -52,21 +52,23 @@ fn parameters(options: &options::Inject) -> Result<Parameters> {
     })
 }
 
-/// Those of the first ConfigMap that has them: the file may be all that `helm template` writes.
+/// Those of the first ConfigMap that has them: the file may be all that `helm template` writes, or a
+/// list of `kubectl get`.
 fn parameters_in(path: &Path) -> Result<Parameters> {
     let name = path.display();
     let mut why = "there is no ConfigMap in it".to_owned();
     for text in files::read(&[path.to_owned()])? {
         for document in yaml::parse(&text.text).0.iter().map(Node::value) {
-            if document["kind"] == "ConfigMap" {
-                match Parameters::of(&document) {
+            let items = document["items"].as_array().map_or(std::slice::from_ref(&document), Vec::as_slice);
+            for map in items.iter().filter(|object| object["kind"] == "ConfigMap") {
+                match Parameters::of(map) {
                     Ok(parameters) => return Ok(parameters),
                     Err(reason) => why = reason,
                 }
             }
         }
     }
-    Err(Failure::error(format!("{name}: {why}; give the ConfigMap RELEASE-injection of the chart")))
+    Err(Failure::error(format!("{name}: {why}; give the ConfigMap RELEASE-injection-… of the chart")))
 }
 
 /// What manifests come to.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     parameters::SETTINGS,
     request::{PREFIX, Request, list},
+    sidecar::TOKEN_PATH,
 };
 
 /// The annotations that are no [`SETTINGS`]; the last two are other parts' of Quorate.
@@ -25,7 +26,7 @@ const OTHERS: [&str; 10] = [
 ];
 
 /// What the system or the sidecar itself uses.
-const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/tools", "/var/run/secrets/kubernetes.io/serviceaccount"];
+const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/tools", TOKEN_PATH];
 
 /// An amount of memory.
 const MEMORY: &str = "[1-9][0-9]{0,11}(Ki|Mi|Gi|k|M|G)?";
@@ -190,7 +191,11 @@ fn names(request: &Request<'_>) -> Option<String> {
 
 fn mounts(request: &Request<'_>) -> Option<String> {
     let path = request.setting("path");
-    let is_in_the_way = |mount: &Value| is_at_or_below(mount["mountPath"].as_str().unwrap_or_default(), path);
+    let is_in_the_way = |mount: &Value| {
+        // Everybody has the token's mount, and no path comes near it.
+        let other = mount["mountPath"].as_str().unwrap_or_default();
+        other != TOKEN_PATH && is_at_or_below(other, path)
+    };
     when(
         !request.is_injected()
             && request.readers().any(|container| list(&container["volumeMounts"]).iter().any(is_in_the_way)),

@@ -11,7 +11,7 @@ use super::{
 const HOOKS: [&str; 6] = ["check-exec", "check-http", "notify-exec", "notify-http", "notify-signal", "hook-seconds"];
 
 /// Where clients of the API server look for their token.
-const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What is added to a pod.
 pub struct Addition {

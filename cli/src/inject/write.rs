@@ -112,7 +112,8 @@ fn word(text: &str) -> String {
 /// As in JSON, but for what YAML does not allow as it is.
 fn quoted(text: &str) -> String {
     let json = Value::from(text).to_string();
-    let is_foreign = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
+    let is_foreign =
+        |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
     json.chars().map(|c| if is_foreign(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }).collect()
 }
 
