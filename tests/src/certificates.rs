@@ -11,15 +11,17 @@ use rcgen::{
 /// Signs certificates and writes them, as `NAME.crt` and `NAME.key`.
 pub struct Authority<'a> {
     folder: &'a Path,
+    servers: Vec<String>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl<'a> Authority<'a> {
-    /// A new one; its certificate is `ca.crt`; `sa.key` and `sa.pub` are for service-account tokens.
+    /// A new one; its certificate is `ca.crt`; `sa.key` and `sa.pub` are for service-account tokens. Servers
+    /// may have these addresses, beside those on loopback.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn new(folder: &'a Path) -> Result<Self> {
+    pub fn new(folder: &'a Path, addresses: &[String]) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = named("quorate-test-ca", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -30,23 +32,18 @@ impl<'a> Authority<'a> {
         fs::write(folder.join("sa.key"), tokens.serialize_pem())?;
         // kube-apiserver reads a public key from PKCS #8 only when it is by itself.
         fs::write(folder.join("sa.pub"), tokens.public_key_pem())?;
-        Ok(Self { folder, issuer: Issuer::new(params, key) })
+        let own = ["127.0.0.1", "10.0.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
+        Ok(Self { folder, servers: [&own[..], addresses].concat(), issuer: Issuer::new(params, key) })
     }
 
-    /// A certificate for a user, or for a server on loopback.
+    /// A certificate for a user, or for a server.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn issue(&self, file: &str, user: &str, group: Option<&str>) -> Result<()> {
         let key = KeyPair::generate()?;
         let mut params = named(user, group);
-        params.subject_alt_names = CertificateParams::new(vec![
-            "127.0.0.1".to_owned(),
-            "10.0.0.1".to_owned(),
-            "localhost".to_owned(),
-            "kubernetes.default.svc".to_owned(),
-        ])?
-        .subject_alt_names;
+        params.subject_alt_names = CertificateParams::new(self.servers.clone())?.subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         fs::write(self.folder.join(format!("{file}.crt")), params.signed_by(&key, &self.issuer)?.pem())?;

@@ -1,10 +1,11 @@
-//! A real control plane of one's own: etcd, kube-apiserver and, if asked for, kube-controller-manager.
+//! A real control plane of one's own: etcd, kube-apiserver and, if asked for, kube-controller-manager and a node.
 
 use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +21,8 @@ use tempfile::TempDir;
 
 use crate::{
     certificates::Authority,
+    machine::Machine,
+    node::{self, Node},
     process::{Process, is_detached},
     programs::http_get,
     wait::wait_for,
@@ -37,26 +40,43 @@ pub struct Options {
     pub controller_manager: bool,
     /// Whether etcd waits for the disk, as in production: for benchmarks.
     pub fsync: bool,
+    /// Whether there is a node that runs pods, and with it a scheduler and a controller manager. Not every
+    /// machine can have one: see [`node::available`].
+    pub node: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { etcd_members: 1, api_servers: 1, controller_manager: false, fsync: false }
+        Self { etcd_members: 1, api_servers: 1, controller_manager: false, fsync: false, node: false }
     }
 }
 
 /// A running cluster; gone when dropped, or when this process ends in any way.
 pub struct Cluster {
+    /// The node, if it was asked for.
+    pub node: Option<Node>,
     /// The members of etcd.
     pub etcd: Vec<Process>,
     /// The API servers.
     pub api_servers: Vec<Process>,
     /// The controller manager, if it was asked for and there is its binary.
     pub controller_manager: Option<Process>,
+    /// The scheduler, beside a node.
+    pub scheduler: Option<Process>,
     etcd_urls: Vec<String>,
+    /// The node's.
+    machine: Option<Arc<Machine>>,
     folder: TempDir,
     binaries: PathBuf,
 }
+
+/// What connects to the API server beside the administrator: the name of its files, its user, and its group.
+const COMPONENTS: [(&str, &str, Option<&str>); 4] = [
+    ("kcm", "system:kube-controller-manager", None),
+    ("scheduler", "system:kube-scheduler", None),
+    ("proxy", "system:kube-proxy", None),
+    ("kubelet", node::USER, Some("system:nodes")),
+];
 
 /// The root of the checkout.
 #[must_use]
@@ -88,15 +108,16 @@ impl Cluster {
         let folder = tempfile::Builder::new()
             .prefix(&format!("{}-", if is_detached() { "kept".to_owned() } else { std::process::id().to_string() }))
             .tempdir_in(&clusters)?;
-        let authority = Authority::new(folder.path())?;
-        authority.issue("apiserver", "kube-apiserver", None)?;
-        authority.issue("admin", "admin", Some("system:masters"))?;
-        authority.issue("kcm", "system:kube-controller-manager", None)?;
+        let machine = if options.node { Some(Arc::new(machine(folder.path()).await?)) } else { None };
+        issue_certificates(folder.path(), machine.as_deref())?;
         let mut cluster = Self {
+            node: None,
             etcd: Vec::new(),
             api_servers: Vec::new(),
             controller_manager: None,
+            scheduler: None,
             etcd_urls: Vec::new(),
+            machine,
             folder,
             binaries,
         };
@@ -107,8 +128,13 @@ impl Cluster {
         for index in 0..options.api_servers {
             cluster.ready(index).await?;
         }
-        if options.controller_manager {
+        if options.controller_manager || options.node {
             cluster.start_controller_manager().await?;
+        }
+        if let Some(machine) = &cluster.machine {
+            cluster.scheduler = Some(cluster.start_scheduler()?);
+            let (machine, client) = (Arc::clone(machine), cluster.client().await?);
+            cluster.node = Some(Node::start(machine, cluster.folder(), &cluster.binaries, client).await?);
         }
         Ok(cluster)
     }
@@ -228,12 +254,12 @@ impl Cluster {
     fn start_api_server(&mut self, index: usize) -> Result<()> {
         let port = free_ports(1)?[0];
         let file = |name: &str| self.folder().join(name).display().to_string();
-        let arguments = [
+        let address = self.address();
+        let mut arguments = vec![
             format!("--etcd-servers={}", self.etcd_urls.join(",")),
             format!("--secure-port={port}"),
-            "--bind-address=127.0.0.1".into(),
-            "--advertise-address=127.0.0.1".into(),
-            "--endpoint-reconciler-type=none".into(),
+            format!("--bind-address={address}"),
+            format!("--advertise-address={address}"),
             format!("--tls-cert-file={}", file("apiserver.crt")),
             format!("--tls-private-key-file={}", file("apiserver.key")),
             format!("--client-ca-file={}", file("ca.crt")),
@@ -243,21 +269,40 @@ impl Cluster {
             "--service-cluster-ip-range=10.0.0.0/24".into(),
             "--authorization-mode=Node,RBAC".into(),
         ];
+        if self.machine.is_some() {
+            arguments.extend([
+                "--enable-admission-plugins=NodeRestriction".into(),
+                "--kubelet-preferred-address-types=InternalIP".into(),
+                format!("--kubelet-certificate-authority={}", file("ca.crt")),
+                format!("--kubelet-client-certificate={}", file("admin.crt")),
+                format!("--kubelet-client-key={}", file("admin.key")),
+            ]);
+        } else {
+            // No pod looks for it, and a loopback address would be refused.
+            arguments.push("--endpoint-reconciler-type=none".into());
+        }
         fs::write(self.folder().join(format!("apiserver{index}.args")), arguments.join("\n"))?;
         let server = self.launch("kube-apiserver", &format!("apiserver{index}"), &arguments)?;
         self.api_servers.push(server);
         fs::write(self.kubeconfig(index), self.kubeconfig_text(port, "admin"))?;
         if index == 0 {
-            fs::write(self.folder().join("kcm.kubeconfig"), self.kubeconfig_text(port, "kcm"))?;
+            for (user, ..) in COMPONENTS {
+                fs::write(self.folder().join(format!("{user}.kubeconfig")), self.kubeconfig_text(port, user))?;
+            }
         }
         Ok(())
     }
 
+    /// Where the API servers are: where pods can reach them, if there are any.
+    fn address(&self) -> String {
+        self.machine.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |machine| machine.host_address())
+    }
+
     fn kubeconfig_text(&self, port: u16, user: &str) -> String {
-        let folder = self.folder().display();
+        let (folder, address) = (self.folder().display(), self.address());
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: '{folder}/ca.crt'}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://{address}:{port}', certificate-authority: '{folder}/ca.crt'}}}}]\n\
              users: [{{name: u, user: {{client-certificate: '{folder}/{user}.crt', client-key: '{folder}/{user}.key'}}}}]\n\
              contexts: [{{name: c, context: {{cluster: c, user: u, namespace: default}}}}]\n"
         )
@@ -292,27 +337,37 @@ impl Cluster {
             eprintln!("{folder} has no kube-controller-manager: going on without (nothing collects garbage)");
             return Ok(());
         }
-        let port = free_ports(1)?[0];
         let file = |name: &str| self.folder().join(name).display().to_string();
-        let kubeconfig = file("kcm.kubeconfig");
-        let arguments = [
-            format!("--kubeconfig={kubeconfig}"),
-            format!("--authentication-kubeconfig={kubeconfig}"),
-            format!("--authorization-kubeconfig={kubeconfig}"),
-            "--authentication-skip-lookup=true".into(),
-            format!("--secure-port={port}"),
-            "--bind-address=127.0.0.1".into(),
-            "--leader-elect=false".into(),
+        let mut arguments = self.controller_arguments("kcm")?;
+        arguments.extend([
             format!("--service-account-private-key-file={}", file("sa.key")),
             format!("--root-ca-file={}", file("ca.crt")),
             "--use-service-account-credentials=true".into(),
-        ];
+        ]);
         self.controller_manager = Some(self.launch("kube-controller-manager", "kcm", &arguments)?);
         wait_for("the default service account", || async {
             self.kubectl(&["get", "serviceaccount", "default"]).map_err(|e| e.to_string())
         })
         .await?;
         Ok(())
+    }
+
+    fn start_scheduler(&self) -> Result<Process> {
+        self.launch("kube-scheduler", "scheduler", &self.controller_arguments("scheduler")?)
+    }
+
+    /// What all that works by the API alone is given.
+    fn controller_arguments(&self, user: &str) -> Result<Vec<String>> {
+        let kubeconfig = self.folder().join(format!("{user}.kubeconfig")).display().to_string();
+        Ok(vec![
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            "--authentication-skip-lookup=true".into(),
+            format!("--secure-port={}", free_ports(1)?[0]),
+            "--bind-address=127.0.0.1".into(),
+            "--leader-elect=false".into(),
+        ])
     }
 
     /// Stops (SIGSTOP) or continues an API server: it accepts connections but does not answer.
@@ -381,6 +436,22 @@ pub fn binaries() -> Result<PathBuf> {
         .context("tests/cluster/build.sh")?;
     ensure!(output.status.success(), "the control plane was not built; the reason is above");
     Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+async fn machine(cluster: &Path) -> Result<Machine> {
+    let name = cluster.file_name().unwrap_or_default().to_string_lossy();
+    Machine::start(&name, &cluster.join("machine.log")).await.context("a node was asked for")
+}
+
+fn issue_certificates(folder: &Path, machine: Option<&Machine>) -> Result<()> {
+    let addresses = machine.map_or_else(Vec::new, |machine| vec![machine.host_address(), machine.address()]);
+    let authority = Authority::new(folder, &addresses)?;
+    authority.issue("apiserver", "kube-apiserver", None)?;
+    authority.issue("admin", "admin", Some("system:masters"))?;
+    for (file, user, group) in COMPONENTS {
+        authority.issue(file, user, group)?;
+    }
+    Ok(())
 }
 
 /// Free loopback ports. Another process may take one meanwhile; then the server says so and ends.
