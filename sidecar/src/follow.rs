@@ -26,7 +26,7 @@ use crate::{
     backoff::{Backoff, Spread},
     candidate,
     disk::Disk,
-    mirror::{Mirror, Unwritten, Verdict},
+    mirror::{Mirror, Obstacle, Verdict},
     target::{Pod, Target, target},
     word::Word,
 };
@@ -52,7 +52,7 @@ enum Interruption {
     #[error("the candidate, Secret {name}, counts for nothing: {why}")]
     Candidate { name: String, why: String },
     #[error("{0}")]
-    Disk(#[from] Unwritten),
+    Content(#[from] Obstacle),
 }
 
 impl Interruption {
@@ -61,8 +61,16 @@ impl Interruption {
             Self::Silent { .. } => "timeout",
             Self::Refused { category, .. } => category,
             Self::Candidate { .. } => "candidate",
-            Self::Disk(_) => "disk",
+            Self::Content(Obstacle::Unwritten { .. }) => "disk",
+            Self::Content(Obstacle::Unchecked { .. }) => "unchecked",
         }
+    }
+
+    /// What is said of content that cannot be shown or judged for now: that is no vote against it.
+    fn word(&self) -> Option<Word> {
+        let Self::Content(obstacle) = self else { return None };
+        let word = Word::new(ReplicaState::Stale, obstacle.of().clone()).because(&self.to_string());
+        Some(Word { in_rollout: true, ..word })
     }
 }
 
@@ -282,8 +290,8 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
                 match self.vote(&proposal).await {
                     Ok(vote) => self.say(in_rollout(vote)),
                     Err(interruption) => {
-                        // It has no vote yet, and says what it makes of the head.
-                        self.say(in_rollout(word));
+                        // It has no vote yet, and says why, or else what it makes of the head.
+                        self.say(in_rollout(interruption.word().unwrap_or(word)));
                         return Err(interruption);
                     }
                 }
@@ -297,7 +305,7 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
                 }
                 Err(interruption) => {
                     let word = self.show(own, head).await?;
-                    self.say(in_rollout(word));
+                    self.say(in_rollout(interruption.word().unwrap_or(word)));
                     return Err(interruption);
                 }
             },
@@ -398,10 +406,8 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
     fn failed(&mut self, interruption: &Interruption) {
         self.shared.metrics.error(interruption.category());
         self.trouble(&format!("{interruption}; the files stay as they are"));
-        if let Interruption::Disk(Unwritten { of, .. }) = interruption {
-            // That is no vote against the content.
-            let word = Word::new(ReplicaState::Stale, of.clone()).because(&interruption.to_string());
-            self.say(Word { in_rollout: true, ..word });
+        if let Some(word) = interruption.word() {
+            self.say(word);
         }
         self.due = self.shared.health.now() + self.retries.wait();
     }

@@ -16,7 +16,7 @@ impl Knowledge {
     /// Of a sidecar that starts: it counts from now until the first reading.
     #[must_use]
     pub fn new(now: Duration, freshness: Freshness) -> Self {
-        Self { confirmed: now, freshness }
+        Self { confirmed: now, freshness: possible(freshness) }
     }
 
     /// A quorum read that was sent at `sent` succeeded.
@@ -25,8 +25,8 @@ impl Knowledge {
     }
 
     /// The head says how fresh pods must be.
-    pub const fn demand(&mut self, freshness: Freshness) {
-        self.freshness = freshness;
+    pub fn demand(&mut self, freshness: Freshness) {
+        self.freshness = possible(freshness);
     }
 
     /// Its age.
@@ -67,6 +67,11 @@ impl Knowledge {
     }
 }
 
+/// The API server refuses less, unless its CRD is an older one: then every pod would be stale at all times.
+fn possible(freshness: Freshness) -> Freshness {
+    Freshness { max_age: freshness.max_age.max(Freshness::SHORTEST), ..freshness }
+}
+
 #[cfg(test)]
 mod tests {
     use quorate_crds::Span;
@@ -86,5 +91,14 @@ mod tests {
         assert_eq!((known.left(seconds(130)), known.unready(seconds(130))), (Some(seconds(25)), None));
         // A sleep of the machine counts.
         assert!(known.unready(seconds(4000)).is_some());
+    }
+
+    #[test]
+    fn what_nobody_could_keep_is_not_demanded() {
+        let seconds = Duration::from_secs;
+        let never = Freshness { max_age: Span::of_seconds(0), on_stale: OnStale::Unready };
+        let mut known = Knowledge::new(seconds(100), never.clone());
+        known.demand(never);
+        assert_eq!((known.left(seconds(101)), known.unready(seconds(101))), (Some(seconds(2)), None));
     }
 }

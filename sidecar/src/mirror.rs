@@ -10,12 +10,16 @@ use tokio::{sync::watch, task::spawn_blocking};
 use crate::{
     Shared,
     disk::Disk,
-    hooks::{self, Told},
+    hooks::{self, HookError, Told},
     publish::{PublishError, Published, Publisher, Staged},
 };
 
 /// Where it is remembered how fresh the config must be, for a start at which nobody can say so.
 const FRESHNESS: &str = "..freshness";
+/// So often a check may give no answer before that is a refusal. Content may be what makes it hang or
+/// crash: waiting for ever would keep it published while nobody shows it. But one that was slow once, or
+/// was started again in the middle, must not speak against good content.
+const SILENCES: u32 = 3;
 
 /// What came of checking content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +30,35 @@ pub enum Verdict {
     Refused(String),
 }
 
-/// Content that cannot be written. That says nothing against the content.
+/// What keeps content from being shown or judged for now. That says nothing against the content.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("revision {} cannot be written: {why}", of.revision)]
-pub struct Unwritten {
+pub enum Obstacle {
+    /// Its files cannot be written.
+    #[error("revision {} cannot be written: {why}", of.revision)]
+    Unwritten {
+        /// The content.
+        of: Proposal,
+        /// Which call failed, on what, and why.
+        why: String,
+    },
+    /// The check cannot be asked, or has given no answer yet.
+    #[error("revision {} is not checked yet, which is tried again: {why}", of.revision)]
+    Unchecked {
+        /// The content.
+        of: Proposal,
+        /// Which check, and why.
+        why: String,
+    },
+}
+
+impl Obstacle {
     /// The content.
-    pub of: Proposal,
-    /// Which call failed, on what, and why.
-    pub why: String,
+    #[must_use]
+    pub const fn of(&self) -> &Proposal {
+        match self {
+            Self::Unwritten { of, .. } | Self::Unchecked { of, .. } => of,
+        }
+    }
 }
 
 /// See the module. Content is told apart by revision and hash; where it was read from is of no
@@ -45,6 +70,8 @@ pub struct Mirror<D> {
     shown: Option<Published>,
     staged: Option<Staged>,
     verdicts: Vec<(Proposal, Verdict)>,
+    /// How often the check gave no answer.
+    silences: Vec<(Proposal, u32)>,
     freshness: Freshness,
     news: watch::Sender<Option<Published>>,
 }
@@ -57,8 +84,8 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
         publisher: Arc<Publisher<D>>,
         news: watch::Sender<Option<Published>>,
     ) -> Self {
-        let freshness = Freshness::default();
-        Self { shared, config, publisher, shown: None, staged: None, verdicts: Vec::new(), freshness, news }
+        let (verdicts, silences, freshness) = (Vec::new(), Vec::new(), Freshness::default());
+        Self { shared, config, publisher, shown: None, staged: None, verdicts, silences, freshness, news }
     }
 
     /// Looks at what is on disk already; a whole set is ready at once.
@@ -110,6 +137,7 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
     /// Forgets all but this content: what is staged of other content is removed.
     pub async fn keep(&mut self, content: &[&Proposal]) {
         self.verdicts.retain(|(of, _)| content.iter().any(|kept| is_same(of, kept)));
+        self.silences.retain(|(of, _)| content.iter().any(|kept| is_same(of, kept)));
         if let Some(staged) = self.staged.take_if(|staged| !content.iter().any(|kept| staged.published.is(kept))) {
             self.discard(staged).await;
         }
@@ -127,44 +155,53 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
     /// not done before.
     ///
     /// # Errors
-    /// [`Unwritten`]; what is shown stays.
+    /// An [`Obstacle`]; what is shown stays.
     pub async fn prepare(
         &mut self,
         content: &Proposal,
         head: &Arc<Head>,
         candidate: Option<&str>,
-    ) -> Result<Verdict, Unwritten> {
+    ) -> Result<Verdict, Obstacle> {
         if let Some(verdict) = self.verdict(content) {
             return Ok(verdict);
         }
-        if let Some(other) = self.staged.take() {
-            self.discard(other).await;
+        let staged = self.stage(content, head, candidate).await?;
+        let was_accepted = self.verdicts.iter().any(|(of, _)| is_same(of, content));
+        let verdict = if was_accepted { Ok(Verdict::Accepted) } else { self.check(content, &staged).await };
+        match verdict {
+            Ok(Verdict::Refused(_)) => self.discard(staged).await,
+            // What is not checked yet stays for the next attempt.
+            Ok(Verdict::Accepted) | Err(_) => self.staged = Some(staged),
+        }
+        verdict
+    }
+
+    /// What an earlier attempt staged, or else a new set.
+    async fn stage(
+        &mut self,
+        content: &Proposal,
+        head: &Arc<Head>,
+        candidate: Option<&str>,
+    ) -> Result<Staged, Obstacle> {
+        match self.staged.take() {
+            Some(staged) if staged.published.is(content) => return Ok(staged),
+            Some(other) => self.discard(other).await,
+            None => {}
         }
         let (publisher, set, uid) = (Arc::clone(&self.publisher), Arc::clone(head), candidate.map(str::to_owned));
-        let staged = blocking(move || publisher.stage(&set, uid.as_deref())).await.map_err(unwritten(content))?;
-        let was_accepted = self.verdicts.iter().any(|(of, _)| is_same(of, content));
-        if !was_accepted {
-            let verdict = self.check(content, &staged).await;
-            self.verdicts.push((content.clone(), verdict.clone()));
-            if verdict != Verdict::Accepted {
-                self.discard(staged).await;
-                return Ok(verdict);
-            }
-        }
-        self.staged = Some(staged);
-        Ok(Verdict::Accepted)
+        blocking(move || publisher.stage(&set, uid.as_deref())).await.map_err(unwritten(content))
     }
 
     /// Shows content, unless it is shown already or the check refuses it.
     ///
     /// # Errors
-    /// [`Unwritten`].
+    /// An [`Obstacle`].
     pub async fn show(
         &mut self,
         content: &Proposal,
         head: &Arc<Head>,
         candidate: Option<&str>,
-    ) -> Result<Verdict, Unwritten> {
+    ) -> Result<Verdict, Obstacle> {
         if self.shown.is_none() {
             // A switch may have been cut short: perhaps only links lack.
             self.begin().await;
@@ -182,7 +219,26 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
         Ok(verdict)
     }
 
-    async fn check(&self, content: &Proposal, staged: &Staged) -> Verdict {
+    /// Has content checked, and remembers what came of it.
+    async fn check(&mut self, content: &Proposal, staged: &Staged) -> Result<Verdict, Obstacle> {
+        // A check may take long, and so may two heads' checks in a row: the loop is not stuck.
+        self.shared.health.turn(&self.config);
+        let checked = self.ask(content, staged).await;
+        self.shared.health.turn(&self.config);
+        let verdict = match checked {
+            Ok(()) => Verdict::Accepted,
+            Err(HookError::Refused(why)) => self.refused(content, why),
+            Err(HookError::Silent(why)) => match self.silences(content) {
+                SILENCES.. => self.refused(content, format!("{why}, {SILENCES} times")),
+                times => return Err(unchecked(content, format!("{why} ({times} of {SILENCES} times)"))),
+            },
+            Err(HookError::Unasked(why)) => return Err(unchecked(content, why)),
+        };
+        self.verdicts.push((content.clone(), verdict.clone()));
+        Ok(verdict)
+    }
+
+    async fn ask(&self, content: &Proposal, staged: &Staged) -> Result<(), HookError> {
         let options = &self.shared.options;
         let told = Told {
             config: &self.config,
@@ -192,32 +248,34 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
             changed: &self.shown.as_ref().map(|shown| hooks::changed(shown, &staged.published)).unwrap_or_default(),
             staged: Some(&staged.folder),
         };
-        let checked = async {
-            if let Some(command) = &options.check_exec {
-                hooks::exec(command, &told, options.hook_seconds).await?;
-            }
-            if let Some(uri) = &options.check_http {
-                hooks::post(uri, &told, options.hook_seconds).await?;
-            }
-            Ok(())
-        };
-        // A check may take long, and so may two heads' checks in a row: the loop is not stuck.
-        self.shared.health.turn(&self.config);
-        let checked: Result<(), String> = checked.await;
-        self.shared.health.turn(&self.config);
-        match checked {
-            Ok(()) => Verdict::Accepted,
-            Err(why) => {
-                self.shared.metrics.error("check");
-                let revision = content.revision;
-                tracing::warn!(config = self.config, revision, "the check refuses it; the files stay: {why}");
-                Verdict::Refused(why)
-            }
+        if let Some(command) = &options.check_exec {
+            hooks::exec(command, &told, options.hook_seconds).await?;
         }
+        if let Some(uri) = &options.check_http {
+            hooks::post(uri, &told, options.hook_seconds).await?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, content: &Proposal, why: String) -> Verdict {
+        self.shared.metrics.error("check");
+        let revision = content.revision;
+        tracing::warn!(config = self.config, revision, "the check refuses it; the files stay: {why}");
+        Verdict::Refused(why)
+    }
+
+    /// How often the check gave no answer on this content, this time included.
+    fn silences(&mut self, content: &Proposal) -> u32 {
+        if let Some((_, times)) = self.silences.iter_mut().find(|(of, _)| is_same(of, content)) {
+            *times += 1;
+            return *times;
+        }
+        self.silences.push((content.clone(), 1));
+        1
     }
 
     /// Shows what is staged.
-    async fn switch(&mut self, content: &Proposal) -> Result<(), Unwritten> {
+    async fn switch(&mut self, content: &Proposal) -> Result<(), Obstacle> {
         let Some(staged) = self.staged.take() else { return Ok(()) };
         let publisher = Arc::clone(&self.publisher);
         let switched = blocking(move || {
@@ -266,8 +324,12 @@ fn is_same(a: &Proposal, b: &Proposal) -> bool {
     a.revision == b.revision && a.hash == b.hash
 }
 
-fn unwritten(content: &Proposal) -> impl FnOnce(String) -> Unwritten {
-    move |why| Unwritten { of: content.clone(), why }
+fn unwritten(content: &Proposal) -> impl FnOnce(String) -> Obstacle {
+    move |why| Obstacle::Unwritten { of: content.clone(), why }
+}
+
+fn unchecked(content: &Proposal, why: String) -> Obstacle {
+    Obstacle::Unchecked { of: content.clone(), why }
 }
 
 /// Disk work, off the thread that serves everything else.

@@ -12,7 +12,7 @@ use crate::{
     Shared,
     backoff::Backoff,
     disk::Disk,
-    hooks::{self, Told},
+    hooks::{self, HookError, Told},
     options::SignalTo,
     publish::{Published, Publisher},
 };
@@ -122,7 +122,7 @@ impl<D: Disk + Send + Sync + 'static> Notifier<D> {
         }
     }
 
-    async fn call(&self, hook: &Hook, shown: &Published, changed: &BTreeSet<String>) -> Result<(), String> {
+    async fn call(&self, hook: &Hook, shown: &Published, changed: &BTreeSet<String>) -> Result<(), HookError> {
         let (options, limit) = (&self.shared.options, self.shared.options.hook_seconds);
         let told = Told {
             config: &self.config,

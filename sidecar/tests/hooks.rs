@@ -23,7 +23,7 @@ use quorate_sidecar::{
     Shared,
     clock::Boottime,
     disk::RealDisk,
-    hooks::{self, Told},
+    hooks::{self, HookError, Told},
     mirror::{Mirror, Verdict},
     notify::Notifier,
     options::Options,
@@ -241,20 +241,44 @@ async fn a_signal_reaches_every_process_of_the_name() {
     until("both are told", || there("got-1") && there("got-2")).await;
     one.wait().unwrap();
     two.wait().unwrap();
-    let why = hooks::signal("HUP:qs-nobody".parse().unwrap()).await.unwrap_err();
+    let why = hooks::signal("HUP:qs-nobody".parse().unwrap()).await.unwrap_err().to_string();
     assert!(why.contains("shareProcessNamespace"), "{why}");
 }
 
 #[tokio::test]
-async fn what_does_not_answer_is_given_up_and_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+async fn an_answer_is_told_from_silence_and_silence_from_nobody_there() {
     let nothing = BTreeSet::new();
     let told = Told { config: "web", namespace: "shop", revision: 1, hash: "h", changed: &nothing, staged: None };
-    let why = hooks::post(&uri, &told, Duration::from_millis(50)).await.unwrap_err();
-    assert!(why.contains("did not answer") && why.contains(&uri.to_string()), "{why}");
-    let why = hooks::exec("sleep 60", &told, Duration::from_millis(50)).await.unwrap_err();
-    assert!(why.contains("sleep did not end"), "{why}");
+    let limit = Duration::from_millis(100);
+    let exec = async |command: &str| hooks::exec(command, &told, limit).await.unwrap_err();
+    let post = async |uri: &str| hooks::post(&uri.parse().unwrap(), &told, limit).await.unwrap_err();
+    let refused = |error, part| assert!(matches!(&error, HookError::Refused(why) if why.contains(part)), "{error:?}");
+    let silent = |error, part| assert!(matches!(&error, HookError::Silent(why) if why.contains(part)), "{error:?}");
+    let unasked = |error, part| assert!(matches!(&error, HookError::Unasked(why) if why.contains(part)), "{error:?}");
+
+    refused(exec("false").await, "false ended with exit status: 1");
+    silent(exec("sleep 60").await, "sleep did not end within");
+    let directory = tempfile::tempdir().unwrap();
+    let crash = directory.path().join("crash");
+    fs::write(&crash, "#!/bin/sh\nkill -SEGV $$\n").unwrap();
+    unasked(exec(&crash.display().to_string()).await, "cannot be run: Permission denied");
+    fs::set_permissions(&crash, fs::Permissions::from_mode(0o755)).unwrap();
+    silent(exec(&crash.display().to_string()).await, "signal: 11");
+    unasked(exec("/nowhere/check").await, "/nowhere/check cannot be run: No such file");
+
+    let application = Application::default();
+    let address = application.listen("127.0.0.1:0").await;
+    application.answers(&[503]);
+    refused(post(&format!("http://{address}/told")).await, "/told answered 503");
+    // It takes connections, as one that hangs does.
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = hangs.local_addr().unwrap();
+    silent(post(&format!("http://{address}/")).await, "/ did not answer within");
+    tokio::spawn(async move { while hangs.accept().await.is_ok() {} });
+    silent(post(&format!("http://{address}/")).await, "gave no answer");
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    unasked(post(&format!("http://{gone}/")).await, "cannot be reached: Connection refused");
+    unasked(post("https://localhost/").await, "only http:// is possible");
 }
 
 #[test]

@@ -59,8 +59,26 @@ impl Check {
         Self { directory }
     }
 
+    /// One that gives no answer on revisions above 4: it hangs, or crashes.
+    fn silent(last_words: &str) -> Self {
+        let check = Self::new();
+        let log = check.directory.path().join("log");
+        let script = format!(
+            "#!/bin/sh\necho $QUORATE_REVISION >>{}\n[ $QUORATE_REVISION = 4 ] || {last_words}\n",
+            log.display()
+        );
+        fs::write(check.path(), script).unwrap();
+        check
+    }
+
     fn path(&self) -> String {
         self.directory.path().join("check").display().to_string()
+    }
+
+    /// Whether it is there to be asked.
+    fn is_there(&self, is_there: bool) {
+        let mode = if is_there { 0o755 } else { 0o644 };
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(mode)).unwrap();
     }
 
     fn checked(&self) -> String {
@@ -199,6 +217,62 @@ async fn what_cannot_be_written_is_no_vote_against_it() {
     fs::remove_file(pod.directory.path().join("web/g")).unwrap();
     pod.says("Staged 5").await;
     assert_eq!(pod.text(), "4");
+}
+
+#[tokio::test]
+async fn a_check_that_cannot_be_asked_is_no_vote_and_asked_again() {
+    let check = Check::new();
+    let (server, pod) = at_four(&["--check-exec", &check.path()]).await;
+    check.is_there(false);
+    // A vote, a candidate that is to be shown, and the head's own content.
+    let five = server.propose(&content(5));
+    server.publish(&asking(often(content(4)), &five, Ask::Vote));
+    pod.says("Stale 5").await;
+    let said = spec(&server);
+    let message = said.message.unwrap();
+    assert_eq!((said.runs, said.proposal.as_ref()), (Some(4), Some(&five.uid)));
+    assert!(message.contains("not checked yet") && message.contains("Permission denied"), "{message}");
+    let (writes, sets_before) = (server.writes(), sets(&pod));
+    pod.settles().await;
+    assert_eq!((server.writes(), sets(&pod)), (writes, sets_before), "said once, staged once");
+    check.is_there(true);
+    pod.says("Staged 5").await;
+    assert_eq!(pod.text(), "4");
+
+    check.is_there(false);
+    let six = server.propose(&content(6));
+    server.publish(&asking(often(content(4)), &six, try_out(&six, "p", 10)));
+    pod.says("Stale 6").await;
+    assert_eq!((spec(&server).runs, pod.text().as_str()), (Some(4), "4"));
+    check.is_there(true);
+    pod.says("Applied 6").await;
+    pod.shows(6).await;
+
+    check.is_there(false);
+    server.publish(&often(content(7)));
+    pod.says("Stale 7").await;
+    assert_eq!((spec(&server).runs, pod.text().as_str()), (Some(6), "6"));
+    check.is_there(true);
+    pod.says("Applied 7").await;
+    assert_eq!((pod.text().as_str(), check.checked().as_str()), ("7", "4 5 6 7"));
+}
+
+#[tokio::test]
+async fn a_check_that_never_answers_refuses_after_three_times() {
+    for (last_words, reason) in [("exec sleep 60", "did not end within 1 s"), ("kill -9 $$", "signal: 9")] {
+        let check = Check::silent(last_words);
+        let (server, pod) = at_four(&["--check-exec", &check.path(), "--hook-seconds", "1"]).await;
+        let proposal = server.propose(&content(5));
+        server.publish(&asking(often(content(4)), &proposal, Ask::Vote));
+        pod.says("Rejected 5").await;
+        let (message, writes) = (spec(&server).message.unwrap(), server.writes());
+        assert!(message.contains(reason) && message.contains("3 times"), "{message}");
+        assert_eq!((check.checked().as_str(), pod.text().as_str()), ("4 5 5 5", "4"));
+        // And that is its answer.
+        pod.settles().await;
+        assert_eq!((check.checked().as_str(), server.writes(), sets(&pod)), ("4 5 5 5", writes, 1));
+        assert!(writes <= 4, "at most a word for each time: {writes}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
