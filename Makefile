@@ -3,8 +3,11 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 TOOLS := target/tools/bin
+# What the tests of real pods noted when they could not run.
+SKIPPED := target/skipped
+TELL_SKIPPED = @[ ! -s $(SKIPPED) ] || { echo "SKIPPED: $$(wc -l <$(SKIPPED)) tests"; cat $(SKIPPED); }
 
-.PHONY: help tools demo demo-stop test test-pure test-cluster bench bench-resolve soak crds cluster lint deny chart-check manifest
+.PHONY: help tools demo demo-stop test test-pure test-cluster test-node images bench bench-resolve soak crds cluster lint deny chart-check manifest
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +15,7 @@ help: ## what there is
 tools: # says what is missing before anything is built
 	@tests/prerequisites.sh
 
-demo: tools ## the main job, with milliseconds; KUBECONFIG=… on a cluster of your own, KEEP=1 leaves it running
+demo: tools ## files, a canary, a quorum, with milliseconds; KUBECONFIG=… on a cluster of your own, KEEP=1 leaves it running
 	@echo "Building operator and sidecar (the first time: a few minutes)" >&2
 	@$(CARGO) build --workspace --bins
 	@$(if $(KUBECONFIG),,tests/cluster/build.sh >/dev/null)
@@ -31,7 +34,19 @@ test-cluster: ## tests on the real control plane
 	@tests/cluster/build.sh >/dev/null
 	@tests/helm.sh >/dev/null
 	$(CARGO) build --workspace --bins
+	@rm -f $(SKIPPED)
 	$(CARGO) test -p quorate-tests
+	$(TELL_SKIPPED)
+
+test-node: tools ## tests with real pods on a real node; as root, who gets containerd and so on by apt-get
+	@tests/cluster/build.sh >/dev/null
+	@tests/helm.sh >/dev/null
+	@rm -f $(SKIPPED)
+	$(CARGO) test -p quorate-tests --test node
+	$(TELL_SKIPPED)
+
+images: tools ## the images of operator and sidecar, as OCI archives in target/images; PROFILE=release for a release
+	@$(CARGO) run --quiet -p quorate-tests --bin images
 
 bench: tools $(if $(PART),,bench-resolve) ## latency, memory, rollouts: tables, and target/bench/results.json; PART=propagation, memory or rollout for one
 	@tests/cluster/build.sh >/dev/null
@@ -55,8 +70,8 @@ manifest: ## the one-file install manifest, in target/quorate.yaml
 	@charts/manifest.sh $(HELM_ARGS) >target/quorate.yaml.new && mv target/quorate.yaml.new target/quorate.yaml
 	@echo target/quorate.yaml
 
-crds: ## generates crds/*.yaml from the types
-	$(CARGO) run -q -p quorate-crds --bin crdgen crds
+crds: ## generates crds/*.yaml and docs/api.md from the types
+	$(CARGO) run -q -p quorate-crds --bin crdgen crds docs/api.md
 
 cluster: ## builds the control plane
 	@tests/cluster/build.sh

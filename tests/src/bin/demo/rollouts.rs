@@ -48,9 +48,8 @@ impl Rollouts {
         let sidecars = pods::start(client, kubeconfig, target).await?;
         let files = (0..VERSIONS.len()).map(|pod| target.join(pods::name(pod)).join(CONFIG).join("app.yaml"));
         let rollouts = Self { client: client.clone(), reading: Reading::start(files.collect()) };
-        rollouts
-            .said(VERSIONS.len(), "Applied 1", |word| word.state == ReplicaState::Applied && word.runs == Some(1))
-            .await?;
+        let has_it = |word: &ConfigReplicaSpec| word.state == ReplicaState::Applied && word.runs == Some(1);
+        rollouts.said(VERSIONS.len(), "Applied 1", has_it).await?;
         Ok((rollouts, sidecars))
     }
 
@@ -59,11 +58,7 @@ impl Rollouts {
         let start = self.change(json!({"format": 1, "disk": "mirrored"})).await?;
         let outcome = self.outcome(2, start).await?;
         ensure!(outcome.published, "revision 2 was not published: {}", outcome.reason);
-        ensure!(
-            outcome.steps == [1, 2],
-            "the status should have told of steps 1 and 2, but did of {:?}",
-            outcome.steps
-        );
+        ensure!(outcome.steps == [1, 2], "the status told of steps {:?}, not of 1 and 2", outcome.steps);
         let readers = self.reading.until(5, "disk: mirrored", start).await?;
         println!("{} published; the five files changed after {}", ms(start, outcome.decided), each(start, &readers));
         let apart = |a: usize, b: usize| readers[b].1.duration_since(readers[a].1).unsigned_abs();
@@ -88,14 +83,14 @@ impl Rollouts {
         let refused = refused.iter().map(|word| word.since.0).min().context("nobody refused it")?;
         ensure!(had < refused, "the canary should have had revision 3 on disk before another pod refused it");
         let back = self.reading.until(1, "disk: mirrored", had).await?[0].1;
-        self.said(5, "that they run 2", |word| word.runs == Some(2)).await?;
+        self.said(5, "runs 2", |word| word.runs == Some(2)).await?;
         ensure!(self.reading.now("disk: mirrored").len() == 5, "all five should read revision 2 again");
         println!("{} from the first refusal to the canary's old file, by itself", ms(refused, back));
         println!("   {} had it on disk for {:.1} s; no other pod ever read it", pods::name(canary), seconds(had, back));
 
         let after = api::head(&self.client, CONFIG).await?;
-        let content = |head: &quorate_crds::head::Head| (head.revision, head.hash.clone());
-        ensure!(content(&before) == content(&after), "the head moved");
+        // Revisions only rise: it was nowhere else meanwhile.
+        ensure!((before.revision, &before.hash) == (after.revision, &after.hash), "the head moved");
         println!("   the head never moved from revision {}", after.revision);
         Ok(())
     }
@@ -109,7 +104,7 @@ impl Rollouts {
         ensure!(outcome.published, "revision 4 was not published, though four of five accept it: {}", outcome.reason);
         let readers = self.reading.until(4, "format: 2", start).await?;
         let refused = self.said(1, "Rejected 4", |word| rejects(word, 4) && word.runs == Some(2)).await?;
-        self.said(4, "that they run 4", |word| word.runs == Some(4)).await?;
+        self.said(4, "runs 4", |word| word.runs == Some(4)).await?;
         ensure!(readers[0].1 >= outcome.decided, "{} read it before it was decided", pods::name(readers[0].0));
         ensure!(self.reading.readers("format: 2", start).len() == 4, "a pod reads what it refused");
         println!(
@@ -131,7 +126,7 @@ impl Rollouts {
         println!("{} RolledBack: {}", ms(start, outcome.decided), a_line_each(&outcome.reason));
         // The third says again that it refuses revision 4, which is the head's.
         self.said(2, "Rejected 5", |word| rejects(word, 5)).await?;
-        self.said(4, "that they run 4", |word| word.runs == Some(4)).await?;
+        self.said(4, "runs 4", |word| word.runs == Some(4)).await?;
         let readers = self.reading.readers("format: 3", start);
         ensure!(readers.is_empty(), "{} pods read what a majority refused", readers.len());
         println!("   nobody ever read it, not even the two that accepted it");
@@ -191,10 +186,12 @@ impl Rollouts {
         is_so: impl Fn(&ConfigReplicaSpec) -> bool,
     ) -> Result<Vec<ConfigReplicaSpec>> {
         let replicas: Api<ConfigReplica> = Api::namespaced(self.client.clone(), NAMESPACE);
-        wait_for(&format!("{pods} pods to say {what}; what others say"), || async {
+        wait_for(&format!("{pods} of the pods to say {what}; the others say"), || async {
             let all = replicas.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
             let (so, others): (Vec<_>, Vec<_>) = all.items.into_iter().map(|replica| replica.spec).partition(&is_so);
-            let told = |word: &ConfigReplicaSpec| format!("{} {:?} {:?}", word.pod, word.state, word.revision);
+            let told = |word: &ConfigReplicaSpec| {
+                format!("{} {:?} {}", word.pod, word.state, word.revision.unwrap_or_default())
+            };
             if so.len() >= pods { Ok(so) } else { Err(others.iter().map(told).collect::<Vec<_>>().join(", ")) }
         })
         .await
