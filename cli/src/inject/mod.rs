@@ -84,4 +84,13 @@ mod tests {
             }
         }
     }
+    #[test]
+    fn the_snippet_by_hand_is_what_becomes_of_the_first_example() {
+        let docs = include_str!("../../../docs/injection.md");
+        let block = |text: &str| yaml::parse(text.split("```").next().unwrap()).0[0].value();
+        let mut example = block(docs.split_once("```yaml\n").unwrap().1);
+        let by_hand = block(docs.split_once("## By hand").unwrap().1.split_once("```yaml\n").unwrap().1);
+        assert_eq!(inject(&mut example, &Parameters::default()), Ok(Outcome::Injected));
+        assert_eq!(example["spec"], by_hand["spec"]);
+    }
 }
