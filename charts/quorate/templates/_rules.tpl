@@ -1,9 +1,10 @@
 {{/* What the operator may do in the namespaces that it serves, each rule with its reason. */}}
 {{- define "quorate.operatorRules" -}}
-# Configs are followed, and what each pod says of them. It changes neither: only the status.
+# Configs are followed, and what each pod says of them.
 - apiGroups: [quorate.io]
   resources: [distributedconfigs, configreplicas]
   verbs: [get, list, watch]
+# What came of a config is told in its status. The config itself is its users'.
 - apiGroups: [quorate.io]
   resources: [distributedconfigs/status]
   verbs: [update]

@@ -64,10 +64,6 @@ fn try_out(cluster: &Cluster, manifest: &str) -> Result<(), String> {
     if output.status.success() && said.is_empty() { Ok(()) } else { Err(said) }
 }
 
-/// Warns of pods that are not restricted, and refuses them.
-const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: quorate-system, labels: {\
-    pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted}}}";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_api_server_accepts_every_way_to_set_the_values() {
     let (cluster, helm) = (Cluster::start().await.unwrap(), Helm::new(None).unwrap());
@@ -76,13 +72,7 @@ async fn a_real_api_server_accepts_every_way_to_set_the_values() {
     for (file, _) in quorate_crds::crd_documents().unwrap() {
         apply(&format!("crds/{file}"));
     }
-    apply("tests/tests/chart/monitoring.yaml");
-    for namespace in ["shop", "infra"] {
-        cluster.kubectl(&["create", "namespace", namespace]).unwrap();
-    }
-    let file = cluster.folder().join("namespace.yaml");
-    fs::write(&file, NAMESPACE).unwrap();
-    cluster.kubectl(&["apply", "-f", &file.display().to_string()]).unwrap();
+    apply("tests/tests/chart/prerequisites.yaml");
 
     let rows = rows();
     assert!(rows.len() > 15, "{rows:?}");
