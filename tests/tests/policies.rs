@@ -585,7 +585,7 @@ async fn the_operator_tells_pods_of_a_head_and_changes_nothing_else_of_them() {
     let attempts = |namespace: &str, pod: &str| {
         let patch = |patch: &Value| {
             let words =
-                ["-n", namespace, "--as", OPERATOR, "patch", "pod", pod, "--type=merge", "-p", &patch.to_string()];
+                ["-n", namespace, "--as", OPERATOR, "patch", "pod", pod, "--type=strategic", "-p", &patch.to_string()];
             scene.cluster.kubectl(&words)
         };
         patch(&json!({"metadata": {"annotations": {"quorate.io/revision": "web=7"}}})).unwrap();
