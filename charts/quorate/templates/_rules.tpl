@@ -3,7 +3,7 @@
 # Configs are followed, and what each pod says of them.
 - apiGroups: [quorate.io]
   resources: [distributedconfigs, configreplicas]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # What came of a config is told in its status. The config itself is its users'.
 - apiGroups: [quorate.io]
   resources: [distributedconfigs/status]
@@ -42,6 +42,6 @@
 # It writes no ConfigReplica: pods do, and to give them this right it must have it.
 - apiGroups: [quorate.io]
   resources: [configreplicas]
-  verbs: [create, update]
+  verbs: [get, create, update]
 {{- end }}
 {{- end }}
