@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$PWD/target/images/programs
 mkdir -p "$out"
+[ -e "$(cc -print-file-name=libc.a)" ] || { echo "missing: libc.a, for static programs (Debian: libc6-dev, Fedora: glibc-static)" >&2; exit 1; }
 # Within `cargo test`, these would tell cargo that its libraries are out of date.
 for name in "${!CARGO_MANIFEST@}" "${!CARGO_PKG@}"; do unset "$name"; done
 

@@ -101,6 +101,18 @@ impl Node {
         self.machine.path(&format!("{KUBELET}/pods/{pod_uid}/volumes/kubernetes.io~{kind}/{name}"))
     }
 
+    /// What the kernel says of a container's first process (`/proc/PID/status`), by the id in its pod's status.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&self, id: &str) -> Result<String> {
+        let id = id.trim_start_matches("containerd://");
+        let tasks = self.ctr(&["tasks", "list"], Stdio::null())?;
+        let mut fields = tasks.lines().map(str::split_whitespace).find(|line| line.clone().next() == Some(id));
+        let pid = fields.as_mut().and_then(|fields| fields.nth(1)).with_context(|| format!("{id} does not run"))?;
+        Ok(fs::read_to_string(self.machine.path(&format!("/proc/{pid}/status")))?)
+    }
+
     /// Kills a container, by the id in its pod's status (`containerd://…`).
     ///
     /// # Errors

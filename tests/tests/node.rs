@@ -1,0 +1,401 @@
+//! What users rely on, on a real node: the chart is installed by Helm, and operator, sidecars and applications are pods.
+//! One cluster for all; each test has it to itself, since most of them break something.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use quorate_tests::{
+    Cluster,
+    cluster::Options,
+    helm::{self, Helm},
+    images,
+    node::{self, BUSYBOX},
+    scene::condition,
+    wait::wait_for,
+};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+const SYSTEM: &str = "quorate-system";
+const OPERATOR: &str = "app.kubernetes.io/component=operator";
+const REPLICAS: usize = 3;
+
+/// The cluster; none where there can be no node.
+async fn cluster() -> Option<MutexGuard<'static, Cluster>> {
+    static SHARED: OnceCell<Mutex<Cluster>> = OnceCell::const_new();
+    if !node::available() {
+        return None;
+    }
+    let shared = SHARED.get_or_init(|| async { Mutex::new(installed().await) }).await;
+    Some(shared.lock().await)
+}
+
+async fn installed() -> Cluster {
+    let images = images::ours().unwrap();
+    let cluster = Cluster::with(Options { node: true, ..Options::default() }).await.unwrap();
+    for image in images {
+        cluster.node.as_ref().unwrap().import(&image.path).unwrap();
+    }
+    helm(&cluster, &["install", "--create-namespace", "--wait"]);
+    Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&["test", "quorate", "-n", SYSTEM]).unwrap();
+    // The API server takes up new policies a moment later.
+    let probe = cluster.folder().join("probe.json");
+    fs::write(&probe, pod(&json!({"name": "probe", "labels": {"quorate.io/inject": "true"}})).to_string()).unwrap();
+    wait_for("the injection to be in force", || async {
+        let made = cluster.kubectl(&["create", "--dry-run=server", "-o", "yaml", "-f", &probe.display().to_string()]);
+        // It refuses pods that name no config.
+        made.map_or_else(|_| Ok(()), |made| Err(made))
+    })
+    .await
+    .unwrap();
+    cluster
+}
+
+/// helm, for the release. What the chart's NetworkPolicy limits is not tested here: this node does not enforce any.
+fn helm(cluster: &Cluster, words: &[&str]) {
+    let chart = helm::chart().display().to_string();
+    let release = ["quorate", &chart, "--namespace", SYSTEM, "--timeout", "90s", "--set", "nudge.enabled=true"];
+    let all = [&words[..1], &release, &words[1..]].concat();
+    Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&all).unwrap();
+}
+
+/// An application that only waits, as a user of its own who may do nothing.
+fn pod(metadata: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {"runAsUser": 1000, "runAsNonRoot": true},
+            "containers": [{
+                "name": "app", "image": BUSYBOX, "command": ["sleep", "86400"],
+                "securityContext": {"readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+                                    "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    })
+}
+
+/// A namespace with config web.
+struct Shop {
+    namespace: String,
+}
+
+/// A pod of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pod {
+    name: String,
+    uid: String,
+    /// The sidecar's, if it has one.
+    container: String,
+    restarts: u64,
+    ready: bool,
+}
+
+impl Shop {
+    fn new(cluster: &Cluster) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let namespace = format!("shop-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        cluster.kubectl(&["create", "namespace", &namespace]).unwrap();
+        Self { namespace }
+    }
+
+    /// One with three pods that show revision 1.
+    async fn with_pods(cluster: &Cluster, rollout: &str) -> Self {
+        let shop = Self::new(cluster);
+        shop.apply(cluster, &config("one", rollout));
+        shop.kubectl(cluster, &["create", "serviceaccount", "web"]).unwrap();
+        let labels = json!({"app": "web", "quorate.io/inject": "true"});
+        let mut template = pod(&json!({"labels": labels, "annotations": {"quorate.io/config": "web"}}));
+        template["spec"]["serviceAccountName"] = json!("web");
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {"replicas": REPLICAS, "selector": {"matchLabels": {"app": "web"}},
+                     "template": {"metadata": template["metadata"], "spec": template["spec"]}},
+        });
+        shop.apply(cluster, &deployment.to_string());
+        shop.kubectl(cluster, &["rollout", "status", "deployment/web", "--timeout=90s"]).unwrap();
+        shop.all_show(cluster, "one").await;
+        shop
+    }
+
+    fn kubectl(&self, cluster: &Cluster, words: &[&str]) -> anyhow::Result<String> {
+        cluster.kubectl(&[&["-n", &self.namespace], words].concat())
+    }
+
+    fn get(&self, cluster: &Cluster, words: &[&str]) -> Result<Value, String> {
+        let text = self.kubectl(cluster, &[&["get", "-o", "json"], words].concat()).map_err(|e| e.to_string())?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    fn apply(&self, cluster: &Cluster, manifest: &str) {
+        let file = cluster.folder().join("applied");
+        fs::write(&file, manifest).unwrap();
+        self.kubectl(cluster, &["apply", "-f", &file.display().to_string()]).unwrap();
+    }
+
+    /// The pods of the Deployment that are not ending.
+    fn pods(&self, cluster: &Cluster) -> Result<Vec<Pod>, String> {
+        let list = self.get(cluster, &["pods", "-l", "app=web"])?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let items = list["items"].as_array().into_iter().flatten();
+        let pods = items.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).map(|pod| {
+            let sidecar = &pod["status"]["initContainerStatuses"][0];
+            Pod {
+                name: text(&pod["metadata"]["name"]),
+                uid: text(&pod["metadata"]["uid"]),
+                container: text(&sidecar["containerID"]),
+                restarts: sidecar["restartCount"].as_u64().unwrap_or_default(),
+                ready: condition(pod, "Ready")["status"] == "True",
+            }
+        });
+        Ok(pods.collect())
+    }
+
+    /// Waits until the pods are as many as they should be, ready, and otherwise so.
+    async fn until(&self, cluster: &Cluster, what: &str, are_so: impl Fn(&[Pod]) -> bool) -> Vec<Pod> {
+        wait_for(what, || async {
+            let pods = self.pods(cluster)?;
+            let ready = pods.len() == REPLICAS && pods.iter().all(|pod| pod.ready);
+            if ready && are_so(&pods) { Ok(pods) } else { Err(format!("{pods:?}")) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Waits until every pod's application reads this.
+    async fn all_show(&self, cluster: &Cluster, x: &str) {
+        for pod in self.until(cluster, "the pods to be ready", |_| true).await {
+            self.shows(cluster, &pod.name, "/etc/quorate/web/f.yaml", x).await;
+        }
+    }
+
+    async fn shows(&self, cluster: &Cluster, pod: &str, path: &str, x: &str) {
+        wait_for(&format!("{pod} to read {x}"), || async {
+            let read = self.kubectl(cluster, &["exec", pod, "-c", "app", "--", "cat", path]);
+            let read = read.map_err(|error| error.to_string())?;
+            if read == format!("x: {x}\n") { Ok(()) } else { Err(read) }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Waits until something of the config's status is so.
+    async fn status(&self, cluster: &Cluster, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, || async {
+            let config = self.get(cluster, &["dcfg", "web"])?;
+            if is_so(&config["status"]) { Ok(config) } else { Err(config["status"].to_string()) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// What a pod's application would read, by the node's own paths: it needs no API server.
+    fn on_disk(&self, cluster: &Cluster, pod: &Pod) -> String {
+        let volume = cluster.node.as_ref().unwrap().volume(&pod.uid, "empty-dir", "quorate");
+        fs::read_to_string(volume.join("web/f.yaml")).unwrap()
+    }
+
+    /// Leaves nothing running for the next test. (Not in Drop: a failed test's pods are there to be looked at.)
+    fn close(self, cluster: &Cluster) {
+        cluster.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).unwrap();
+    }
+}
+
+fn config(x: &str, rollout: &str) -> String {
+    format!(
+        "apiVersion: quorate.io/v1alpha1\nkind: DistributedConfig\nmetadata: {{name: web}}\nspec:\n  \
+         layers: [{{name: a, inline: {{x: {x}}}}}]\n  files: [{{path: f.yaml}}]\n  access: {{serviceAccounts: [web]}}\n  \
+         selector: {{matchLabels: {{app: web}}}}\n  rollout: {{{rollout}}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_pods_read_their_files_and_each_change_arrives_in_all() {
+    let Some(cluster) = cluster().await else { return };
+    let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
+    for x in ["two", "three"] {
+        shop.apply(&cluster, &config(x, "strategy: Immediate"));
+        shop.all_show(&cluster, x).await;
+    }
+    shop.status(&cluster, "3/3 to be told", |status| status["pods"]["summary"] == "3/3").await;
+
+    // The sidecar has no more of the node than it needs.
+    for pod in shop.pods(&cluster).unwrap() {
+        let status = cluster.node.as_ref().unwrap().process(&pod.container).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap();
+            line.to_owned()
+        };
+        assert_eq!(field("Uid"), "65532\t65532\t65532\t65532");
+        assert_eq!((field("CapEff"), field("CapBnd")), ("0".repeat(16), "0".repeat(16)));
+        assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
+    }
+    shop.close(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_volume_of_the_head_works_without_a_sidecar() {
+    let Some(cluster) = cluster().await else { return };
+    let shop = Shop::new(&cluster);
+    let mut plain = pod(&json!({"name": "plain", "labels": {"app": "web"}}));
+    plain["spec"]["volumes"] = json!([{"name": "head", "secret": {"secretName": "web.quorate"}}]);
+    plain["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "head", "mountPath": "/files"}]);
+    // It waits for the head, as kubelet does for any Secret.
+    wait_for("the default service account", || async {
+        shop.kubectl(&cluster, &["get", "serviceaccount", "default"]).map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
+    shop.apply(&cluster, &plain.to_string());
+    shop.apply(&cluster, &config("one", "strategy: Immediate"));
+    shop.shows(&cluster, "plain", "/files/f.yaml", "one").await;
+    // kubelet would look after a minute; the operator's nudge makes it look at once.
+    shop.apply(&cluster, &config("two", "strategy: Immediate"));
+    shop.shows(&cluster, "plain", "/files/f.yaml", "two").await;
+    let told = |status: &Value| status["pods"]["delivered"] == 1 && status["pods"]["applied"] == 0;
+    shop.status(&cluster, "a delivery without acknowledgement to be told", told).await;
+    shop.close(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_comes_back_and_a_deleted_pods_successor_has_its_files() {
+    let Some(cluster) = cluster().await else { return };
+    let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
+    let pods = shop.pods(&cluster).unwrap();
+    let (killed, deleted) = (&pods[0], &pods[1]);
+    cluster.node.as_ref().unwrap().kill_container(&killed.container).unwrap();
+    assert_eq!(shop.on_disk(&cluster, killed), "x: one\n");
+    let after = shop.until(&cluster, "the sidecar to be restarted", |pods| {
+        pods.iter().any(|pod| pod.uid == killed.uid && pod.restarts == 1)
+    });
+    after.await;
+    assert_eq!(shop.on_disk(&cluster, killed), "x: one\n");
+    shop.apply(&cluster, &config("two", "strategy: Immediate"));
+    shop.all_show(&cluster, "two").await;
+
+    shop.kubectl(&cluster, &["delete", "pod", &deleted.name]).unwrap();
+    shop.until(&cluster, "another pod", |pods| pods.iter().all(|pod| pod.uid != deleted.uid)).await;
+    shop.all_show(&cluster, "two").await;
+    // What the deleted pod said went with it.
+    wait_for("the ConfigReplicas to be those of the pods", || async {
+        let list = shop.get(&cluster, &["configreplicas"])?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let replicas = list["items"].as_array().into_iter().flatten();
+        let mut told: Vec<(String, bool)> =
+            replicas.map(|replica| (text(&replica["spec"]["podUid"]), replica["spec"]["runs"] == 2)).collect();
+        let mut all: Vec<(String, bool)> = shop.pods(&cluster)?.into_iter().map(|pod| (pod.uid, true)).collect();
+        told.sort();
+        all.sort();
+        if told == all { Ok(()) } else { Err(format!("{told:?}, but {all:?}")) }
+    })
+    .await
+    .unwrap();
+    shop.close(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_ends_though_the_operator_is_killed_and_then_its_pod_deleted() {
+    let Some(cluster) = cluster().await else { return };
+    let canary = "strategy: Canary, steps: [{pods: 1, bake: 3s}, {pods: 2, bake: 3s}]";
+    let shop = Shop::with_pods(&cluster, canary).await;
+    let operator = || {
+        let list = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", OPERATOR, "-o", "json"]).unwrap();
+        let list: Value = serde_json::from_str(&list).unwrap();
+        let status = &list["items"][0]["status"]["containerStatuses"][0];
+        (list["items"][0]["metadata"]["name"].as_str().unwrap().to_owned(), status.clone())
+    };
+    let restarts = operator().1["restartCount"].as_u64().unwrap();
+    let at_step = |step: i64| move |status: &Value| status["candidate"]["step"] == step;
+
+    shop.apply(&cluster, &config("two", canary));
+    shop.status(&cluster, "the first step", at_step(1)).await;
+    let (_, container) = operator();
+    cluster.node.as_ref().unwrap().kill_container(container["containerID"].as_str().unwrap()).unwrap();
+    shop.status(&cluster, "the second step", at_step(2)).await;
+    let (name, container) = operator();
+    assert!(container["restartCount"].as_u64().unwrap() > restarts, "{container}");
+    cluster.kubectl(&["-n", SYSTEM, "delete", "pod", &name, "--grace-period=0", "--force"]).unwrap();
+    let ended = |status: &Value| status["revision"] == 2 && status["phase"] == "Published";
+    shop.status(&cluster, "the rollout to end", ended).await;
+    assert_ne!(operator().0, name);
+    shop.all_show(&cluster, "two").await;
+    shop.close(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_outlive_the_api_server_and_changes_go_on_after_it() {
+    let Some(mut cluster) = cluster().await else { return };
+    let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
+    let pods = shop.pods(&cluster).unwrap();
+    cluster.kill_api_server(0);
+    for pod in &pods {
+        assert_eq!(shop.on_disk(&cluster, pod), "x: one\n");
+    }
+    cluster.restart_api_server(0).await.unwrap();
+    shop.apply(&cluster, &config("two", "strategy: Immediate"));
+    shop.all_show(&cluster, "two").await;
+    // It was no reason for anything to be restarted.
+    assert!(shop.pods(&cluster).unwrap().iter().all(|pod| pod.restarts == 0 && pods.iter().any(|p| p.uid == pod.uid)));
+    shop.close(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_outlive_containerd_kubelet_and_the_pods_sandbox() {
+    let Some(mut cluster) = cluster().await else { return };
+    let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
+    let before = shop.pods(&cluster).unwrap();
+    let node = cluster.node.as_mut().unwrap();
+    node.restart_containerd().await.unwrap();
+    node.kill_kubelet();
+    for pod in &before {
+        assert_eq!(shop.on_disk(&cluster, pod), "x: one\n");
+    }
+    // Neither is needed for a change.
+    shop.apply(&cluster, &config("two", "strategy: Immediate"));
+    for pod in &before {
+        wait_for("the change", || async {
+            let read = shop.on_disk(&cluster, pod);
+            if read == "x: two\n" { Ok(()) } else { Err(read) }
+        })
+        .await
+        .unwrap();
+    }
+    cluster.node.as_mut().unwrap().start_kubelet().unwrap();
+    shop.all_show(&cluster, "two").await;
+    let after = shop.pods(&cluster).unwrap();
+    assert!(before.iter().all(|pod| after.contains(pod)), "{before:?} became {after:?}");
+
+    let node = cluster.node.as_ref().unwrap();
+    let begun_anew = &after[0];
+    node.kill_sandbox(&begun_anew.uid).unwrap();
+    assert_eq!(shop.on_disk(&cluster, begun_anew), "x: two\n");
+    let restarted = |pods: &[Pod]| pods.iter().any(|pod| pod.uid == begun_anew.uid && pod.restarts == 1);
+    shop.until(&cluster, "the pod to begin anew", restarted).await;
+    shop.apply(&cluster, &config("three", "strategy: Immediate"));
+    shop.all_show(&cluster, "three").await;
+    shop.close(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_restarts_no_pod_and_an_uninstall_keeps_what_is_the_users() {
+    let Some(cluster) = cluster().await else { return };
+    let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
+    let before = shop.pods(&cluster).unwrap();
+    helm(&cluster, &["upgrade", "--wait", "--set", "operator.log.format=json"]);
+    shop.apply(&cluster, &config("two", "strategy: Immediate"));
+    shop.all_show(&cluster, "two").await;
+    assert_eq!(shop.pods(&cluster).unwrap(), before);
+
+    Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&["uninstall", "quorate", "-n", SYSTEM, "--wait"]).unwrap();
+    assert!(shop.get(&cluster, &["secret", "web.quorate"]).is_ok());
+    shop.all_show(&cluster, "two").await;
+    assert_eq!(shop.pods(&cluster).unwrap(), before);
+    helm(&cluster, &["install", "--wait"]);
+    shop.apply(&cluster, &config("three", "strategy: Immediate"));
+    shop.all_show(&cluster, "three").await;
+    assert_eq!(shop.pods(&cluster).unwrap(), before);
+    shop.close(&cluster);
+}
