@@ -7,7 +7,7 @@ use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Cond
 use kube::{
     Api, Client, ResourceExt,
     api::{DynamicObject, Patch, PatchParams},
-    core::{GroupVersionKind, TypeMeta},
+    core::GroupVersionKind,
     discovery::ApiResource,
 };
 use quorate_crds::{DistributedConfig, head::Head, names};
@@ -25,7 +25,7 @@ pub fn objects(path: &str) -> Result<Vec<DynamicObject>> {
 
 /// kubectl apply of one object.
 pub async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
-    let kind = GroupVersionKind::try_from(object.types.clone().unwrap_or(TypeMeta::default()))?;
+    let kind = GroupVersionKind::try_from(object.types.clone().unwrap_or_default())?;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &ApiResource::from_gvk(&kind));
     api.patch(&object.name_any(), &PatchParams::apply("quorate-demo").force(), &Patch::Apply(object)).await?;
     Ok(())

@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
     let result = match std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
         Some(_) if keep => Err(anyhow!("KEEP=1 is for the embedded control plane: unset KUBECONFIG")),
         Some(path) => on_given_cluster(Path::new(&path)).await,
-        None => until_interrupted(on_own_cluster(keep)).await,
+        None => until_interrupted(Box::pin(on_own_cluster(keep))).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
