@@ -244,7 +244,11 @@ async fn called<T>(verb: &str, name: &str, call: impl Future<Output = kube::Resu
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) => {
             let why = match status.code {
-                403 => format!("{what}: forbidden: the service account needs get, create and update (RBAC)"),
+                403 => format!(
+                    "{what}: {}; the service account needs get, create and update (RBAC, spec.access), and the sidecar the \
+                     token that kubelet mounts into its pod",
+                    status.message
+                ),
                 404 => format!("{what}: not found: is Quorate's CustomResourceDefinition ConfigReplica installed?"),
                 code => format!("{what}: {} ({code})", status.message),
             };

@@ -491,9 +491,10 @@ async fn nobody_makes_a_config_read_a_secret_that_they_may_not_get() {
             "spec": {"layers": layers, "files": [{"path": "a.yaml"}]}})
     };
     let inline = json!({"name": "a", "inline": {"x": 1}});
+    let plain = std::slice::from_ref(&inline);
     for namespace in [&scene.namespace, ELSEWHERE] {
         create(&scene, namespace, &[], &config("theirs", &[layer("s", "secretRef", "theirs")])).unwrap();
-        create(&scene, namespace, &[], &config("plain", &[inline.clone()])).unwrap();
+        create(&scene, namespace, &[], &config("plain", plain)).unwrap();
     }
 
     let attempts = |namespace: &str| {
@@ -504,7 +505,7 @@ async fn nobody_makes_a_config_read_a_secret_that_they_may_not_get() {
                 ["-n", namespace, "--as=dev", "--dry-run=server", "patch", "dcfg", name, "--type=merge", "-p", &patch];
             scene.cluster.kubectl(&words).map(|_| ()).map_err(|error| error.to_string())
         };
-        let mut file = config("new", &[inline.clone()]);
+        let mut file = config("new", plain);
         file["spec"]["files"][0] = json!({"path": "a", "secretKeyRef": {"name": "theirs", "key": "k"}});
         let mut second = config("new", &[layer("m", "secretRef", "mine")]);
         second["spec"]["layers"].as_array_mut().unwrap().push(layer("s", "secretRef", "theirs"));
@@ -535,7 +536,7 @@ async fn nobody_makes_a_config_read_a_secret_that_they_may_not_get() {
     // What reads nothing, or what they may get, is theirs to write; and so is what changes nothing of it.
     let allowed = || {
         let new = |config: &Value| create(&scene, &scene.namespace, &["--as=dev", "--dry-run=server"], config);
-        new(&config("new", &[inline.clone()])).unwrap();
+        new(&config("new", plain)).unwrap();
         new(&config("new", &[layer("m", "secretRef", "mine")])).unwrap();
         scene.kubectl(&["--as=dev", "label", "--overwrite", "dcfg", "theirs", "tidy=yes"]).unwrap();
         scene.kubectl(&["--as=dev", "annotate", "--overwrite", "dcfg", "theirs", "quorate.io/paused=true"]).unwrap();
