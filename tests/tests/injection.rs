@@ -224,7 +224,7 @@ async fn policy_and_plugin_give_the_same_pod_and_the_same_refusals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_labelled_pod_is_refused_when_it_cannot_get_its_sidecar_and_no_other_is() {
-    let values = ["--set", "sidecar.image.tag=9,injection.defaults.order=last,injection.defaults.cpu-limit=250m"];
+    let values = ["--set", "sidecar.image.tag=v9,injection.defaults.order=last,injection.defaults.cpu-limit=250m"];
     let cluster = cluster_with_injection(&values).await;
 
     // The plugin takes the installation's parameters from the ConfigMap, or from all that Helm renders.
@@ -238,7 +238,7 @@ async fn a_labelled_pod_is_refused_when_it_cannot_get_its_sidecar_and_no_other_i
     let of_sidecar = sidecar(&by_policy).unwrap();
     assert_eq!(
         (&of_sidecar["image"], &of_sidecar["resources"]["limits"]),
-        (&json!("quorate/quorate-sidecar:9"), &json!({"cpu": "250m", "memory": "80Mi"}))
+        (&json!("quorate/quorate-sidecar:v9"), &json!({"cpu": "250m", "memory": "80Mi"}))
     );
     fs::write(&parameters, rendered(&TEMPLATES, &values)).unwrap();
     assert_eq!(plugin(&manifest, &["--params", &parameters.display().to_string()]).unwrap(), by_plugin);
@@ -273,7 +273,7 @@ async fn a_labelled_pod_is_refused_when_it_cannot_get_its_sidecar_and_no_other_i
 
     // Installed again, also the third time, it goes by its new values: an API server that has forgotten all policies
     // with parameters does not watch these any more when it gets new ones.
-    for tag in ["10", "11", "12"] {
+    for tag in ["v10", "v11", "v12"] {
         let values = ["--set", &format!("sidecar.image.tag={tag}")];
         for kinds in [
             "mutatingadmissionpolicies,mutatingadmissionpolicybindings",

@@ -168,7 +168,7 @@ fn parts(text: &str) -> Vec<Part<'_>> {
 }
 
 fn pointer(path: &[String]) -> String {
-    path.iter().map(|token| format!("/{token}")).collect()
+    path.iter().fold(String::new(), |pointer, token| pointer + "/" + token)
 }
 
 /// The nearest there is to what a problem is about: an annotation, or else the pod.
@@ -312,8 +312,8 @@ spec:
 
     #[test]
     fn lists_are_injected_item_by_item() {
-        let item: String = DEPLOYMENT.lines().map(|line| format!("  {line}\n")).collect();
-        let list = format!("apiVersion: v1\nkind: List\nitems:\n-{}", &item[1..]);
+        let item = DEPLOYMENT.trim_end().replace('\n', "\n  ");
+        let list = format!("apiVersion: v1\nkind: List\nitems:\n- {item}\n");
         let injection = run(&list.replace("config: web", "config: WEB"));
         assert!(told(&injection.problems).starts_with("web.yaml:12:11: Deployment web: quorate.io/config must be"));
         assert!(run(&list).text.contains("name: quorate-sidecar"));

@@ -1,4 +1,4 @@
-//! Injection: gives a pod its sidecar, as the chart's MutatingAdmissionPolicy does, offline.
+//! Injection: gives a pod its sidecar, as the chart's policy does, offline.
 //!
 //! [`request`] is what the pod asks for, [`problems`] why it cannot have it, [`sidecar`] what it gets,
 //! [`parameters`] what is not the pod's to choose. The same in CEL is in

@@ -1,4 +1,4 @@
-//! Why a pod cannot have a sidecar, word for word as the chart's ValidatingAdmissionPolicy says it.
+//! Why a pod cannot have a sidecar, word for word as the chart's refusal says it.
 
 use std::collections::BTreeSet;
 
@@ -94,7 +94,7 @@ fn hooks(request: &Request<'_>) -> Vec<String> {
 fn configs(request: &Request<'_>) -> Option<String> {
     let configs = &request.configs;
     if configs.len() == 1 && configs.iter().all(String::is_empty) {
-        return say("quorate.io/config is missing: it names the configs to mount, such as web,db");
+        return Some("quorate.io/config is missing: it names the configs to mount, such as web,db".into());
     }
     let is_good = configs.iter().all(|name| matches(name, "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"));
     let distinct: BTreeSet<_> = configs.iter().collect();
@@ -145,10 +145,10 @@ fn own_check(request: &Request<'_>) -> Option<String> {
 fn signal(request: &Request<'_>) -> Option<String> {
     let signal = request.asked("notify-signal")?;
     if !matches(signal, "^(SIG)?(HUP|INT|QUIT|TERM|USR1|USR2|WINCH):[!-~]+$") {
-        return say("quorate.io/notify-signal must be a signal and a program such as HUP:nginx");
+        return Some("quorate.io/notify-signal must be a signal and a program such as HUP:nginx".into());
     }
     if request.spec["shareProcessNamespace"] != true {
-        return say("quorate.io/notify-signal needs shareProcessNamespace: true in the spec of the pod");
+        return Some("quorate.io/notify-signal needs shareProcessNamespace: true in the spec of the pod".into());
     }
     let user = request.setting("user");
     let user_of = |value: &Value| value["securityContext"]["runAsUser"].as_i64();
@@ -171,7 +171,9 @@ fn tools(request: &Request<'_>) -> Option<String> {
              the pod with yours, such as an image volume"
         ));
     }
-    let Some(volume) = request.tools() else { return say("quorate.io/tools-volume names no volume of the pod") };
+    let Some(volume) = request.tools() else {
+        return Some("quorate.io/tools-volume names no volume of the pod".into());
+    };
     when(
         request.is_first() && !volume["emptyDir"].is_null(),
         "quorate.io/tools-volume is an emptyDir, which is empty when the sidecar starts: fill it in an init container with \
@@ -205,10 +207,6 @@ fn mounts(request: &Request<'_>) -> Option<String> {
 
 fn is_at_or_below(path: &str, other: &str) -> bool {
     format!("{path}/").starts_with(&format!("{other}/"))
-}
-
-fn say(problem: &str) -> Option<String> {
-    Some(problem.to_owned())
 }
 
 fn when(is_so: bool, problem: &str) -> Option<String> {
