@@ -272,6 +272,54 @@ async fn the_schema_refuses_what_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_docs_show_is_admitted() {
+    let scene = Scene::new(&shared().await.cluster);
+    let text = fs::read_to_string(root().join("docs/rollouts.md")).unwrap();
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut tried = 0;
+    for fields in blocks.filter(|block| !block.starts_with("env:")) {
+        let fields = fields.replace('\n', "\n  ");
+        let spec = format!("\n  layers: [{{name: a, inline: {{x: 1}}}}]\n  files: [{{path: f.yaml}}]\n  {fields}");
+        if let Err(error) = scene.kubectl_apply(&["--dry-run=server"], &scene.config("web", &spec)) {
+            panic!("{error}: {spec}");
+        }
+        tried += 1;
+    }
+    assert!(tried >= 4, "docs/rollouts.md has {tried} examples of a spec");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_and_gitops_tools_wait_and_apply_without_quarrel() {
+    let scene = Scene::new(&shared().await.cluster);
+    let server_side = ["--server-side", "--field-manager=gitops"];
+    let manifest = |x: &str| {
+        let spec = format!("{{layers: [{{name: a, inline: {{x: {x}}}}}], files: [{{path: f.yaml}}]}}");
+        scene.config("web", &spec)
+    };
+    scene.kubectl_apply(&server_side, &manifest("one")).unwrap();
+    scene.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "dcfg/web"]).unwrap();
+    // A condition of the generation before is no answer to this one.
+    scene.kubectl_apply(&server_side, &manifest("two")).unwrap();
+    scene.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "dcfg/web"]).unwrap();
+    assert_eq!(scene.get("dcfg", "web")["status"]["revision"], 2);
+    // What the operator and the plugin write is none of the manifest's fields.
+    scene.kubectl(&["annotate", "--field-manager=kubectl-quorate", "dcfg", "web", "quorate.io/retry=1"]).unwrap();
+    scene.kubectl_apply(&server_side, &manifest("two")).unwrap();
+    let file = scene.path("web.yaml");
+    fs::write(&file, manifest("two")).unwrap();
+    let differences = scene.kubectl(&["diff", "--server-side", "--field-manager=gitops", "-f", file.to_str().unwrap()]);
+    assert_eq!(differences.unwrap(), "");
+    // The control: a difference is one, and kubectl's exit code says so.
+    fs::write(&file, manifest("three")).unwrap();
+    scene.kubectl(&["diff", "--server-side", "--field-manager=gitops", "-f", file.to_str().unwrap()]).unwrap_err();
+    let nonsense =
+        scene.config("web", "{layers: [{name: a, configMapRef: {name: none, key: k.yaml}}], files: [{path: f.yaml}]}");
+    scene.kubectl_apply(&server_side, &nonsense).unwrap();
+    scene.reason("web", "SourceMissing").await;
+    scene.kubectl(&["wait", "--for=condition=Ready", "--timeout=1s", "dcfg/web"]).unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_taken_is_never_overwritten() {
     let scene = Scene::new(&shared().await.cluster);
     scene.kubectl(&["create", "secret", "generic", "web.quorate", "--from-literal=mine=1"]).unwrap();
