@@ -150,7 +150,7 @@ async fn installed_by_helm_the_operator_has_the_rights_it_needs_and_no_others() 
     assert!(refused.contains("attempting to grant RBAC permissions not currently held"), "{refused}");
 
     // `helm test`, whose pod is the sidecar with these rights and arguments.
-    hooks_work(&cluster, &helm).await;
+    hooks_work(&cluster, &helm);
 
     // The switches give and take rights.
     install(&helm, &["upgrade"], &["--set", "nudge.enabled=true", "--set", "rbac.podAccess=false"]).unwrap();
@@ -158,7 +158,7 @@ async fn installed_by_helm_the_operator_has_the_rights_it_needs_and_no_others() 
 }
 
 /// What `helm test` does, with a process in the pod's place.
-async fn hooks_work(cluster: &Cluster, helm: &Helm) {
+fn hooks_work(cluster: &Cluster, helm: &Helm) {
     let hooks = helm.run(&["get", "hooks", "quorate", "--namespace", NAMESPACE]).unwrap();
     let hooks: Vec<Value> = hooks.split("\n---").filter_map(|text| serde_yaml::from_str(text).ok()).collect();
     let pod = hooks.iter().find(|hook| hook["kind"] == "Pod").unwrap();

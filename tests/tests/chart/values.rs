@@ -23,7 +23,7 @@ fn objects(schema: &Value) -> Vec<Vec<String>> {
         let Some(properties) = schema["properties"].as_object() else { return };
         found.push(place.to_vec());
         for (name, property) in properties {
-            walk(root, property, &[place, &[name.clone()]].concat(), found);
+            walk(root, property, &[place, std::slice::from_ref(name)].concat(), found);
         }
     }
     let mut found = Vec::new();
@@ -56,7 +56,7 @@ fn every_object_of_the_schema_says_what_it_takes() {
 fn values_yaml_shows_every_value_of_the_schema() {
     let (schema, defaults) = (schema(), defaults());
     for place in objects(&schema) {
-        let pointer: String = place.iter().map(|name| format!("/{name}")).collect();
+        let pointer = [&[String::new()], &place[..]].concat().join("/");
         let shown = defaults.pointer(&pointer).unwrap_or_else(|| panic!("values.yaml does not show {pointer}"));
         let known = place.iter().fold(&schema, |at, name| resolved(&schema, &at["properties"][name]));
         for name in known["properties"].as_object().unwrap().keys().filter(|name| *name != "global") {
@@ -74,8 +74,8 @@ fn a_name_that_is_misspelt_is_refused_wherever_it_is() {
     let helm = Helm::new(None).unwrap();
     helm.template(&[]).unwrap();
     for place in objects(&schema()) {
-        let path: String = place.iter().map(|name| format!("{name}.")).collect();
-        let refused = helm.template(&["--set", &format!("{path}misspelt=true")]).unwrap_err().to_string();
+        let path = [&place[..], &["misspelt".to_owned()]].concat().join(".");
+        let refused = helm.template(&["--set", &format!("{path}=true")]).unwrap_err().to_string();
         assert!(refused.contains("misspelt") && refused.contains("not allowed"), "{path}: {refused}");
     }
 }
