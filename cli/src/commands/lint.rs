@@ -401,6 +401,7 @@ mod tests {
     fn the_examples_are_clean() {
         for text in [
             include_str!("../../../docs/examples/first.yaml"),
+            include_str!("../../../docs/examples/rollout.yaml"),
             include_str!("../../../docs/examples/shared-defaults.yaml"),
         ] {
             assert_eq!(report(&[("example.yaml", text)], false).0.problems, []);

@@ -120,10 +120,10 @@ impl Facts {
         seen.max(own).saturating_add(1)
     }
 
-    /// Seconds since then; none if the clock went back.
+    /// Whole seconds since then; none if the clock went back.
     #[must_use]
     pub fn seconds_since(&self, then: Timestamp) -> u64 {
-        u64::try_from(self.now.as_second() - then.as_second()).unwrap_or_default()
+        u64::try_from(self.now.duration_since(then).as_secs()).unwrap_or_default()
     }
 }
 
@@ -149,7 +149,8 @@ fn voter(uid: &str) -> String {
 #[must_use]
 pub fn roughly(seconds: u64) -> String {
     match seconds {
-        0..=120 => format!("{} s", seconds.div_ceil(10) * 10),
+        0..=10 => format!("{seconds} s"),
+        11..=120 => format!("{} s", seconds.div_ceil(10) * 10),
         121..=7200 => format!("{} min", seconds.div_ceil(60)),
         _ => format!("{} h", seconds.div_ceil(3600)),
     }
