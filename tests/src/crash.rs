@@ -2,12 +2,13 @@
 //! all it knows is in memory, and nothing of it goes on.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::Path,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
 };
@@ -22,13 +23,31 @@ use kube::{
 use tokio::sync::Notify;
 use tower::{Layer, Service};
 
+/// A write: the so many-th of its kind, from 0. Kinds are counted for themselves, so that it stays the
+/// same write whatever statuses come before it: those are written by the clock.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Write {
+    /// Such as `PUT secrets/web.quorate`.
+    pub kind: String,
+    /// How many of the kind came before it.
+    pub number: usize,
+}
+
+impl Write {
+    /// Whether it writes a status.
+    #[must_use]
+    pub fn is_status(&self) -> bool {
+        self.kind.ends_with("/status")
+    }
+}
+
 /// When to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// Before the write of this number (from 0) is sent.
-    Before(usize),
+    /// Before this write is sent.
+    Before(Write),
     /// After it was answered, before the answer is seen.
-    After(usize),
+    After(Write),
     /// Not at all.
     Never,
 }
@@ -37,7 +56,7 @@ pub enum Moment {
 #[derive(Debug)]
 pub struct Plan {
     moment: Moment,
-    writes: AtomicUsize,
+    writes: Mutex<BTreeMap<String, usize>>,
     over: AtomicBool,
     ended: Notify,
 }
@@ -46,18 +65,35 @@ impl Plan {
     /// One that ends it then.
     #[must_use]
     pub fn new(moment: Moment) -> Arc<Self> {
-        Arc::new(Self { moment, writes: AtomicUsize::new(0), over: AtomicBool::new(false), ended: Notify::new() })
+        Arc::new(Self { moment, writes: Mutex::default(), over: AtomicBool::new(false), ended: Notify::new() })
     }
 
-    /// How many writes there were.
+    /// The writes so far.
     #[must_use]
-    pub fn writes(&self) -> usize {
-        self.writes.load(Ordering::SeqCst)
+    pub fn writes(&self) -> Vec<Write> {
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_kind = |(kind, count): (&String, &usize)| {
+            (0..*count).map(|number| Write { kind: kind.clone(), number }).collect::<Vec<_>>()
+        };
+        writes.iter().flat_map(of_kind).collect()
+    }
+
+    /// Whether the moment has come.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Waits until the moment has come.
     pub async fn ended(&self) {
         self.ended.notified().await;
+    }
+
+    fn count(&self, kind: String) -> Write {
+        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = writes.entry(kind.clone()).or_default();
+        *count += 1;
+        Write { kind, number: *count - 1 }
     }
 
     fn end(&self) {
@@ -111,19 +147,19 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let plan = Arc::clone(&self.plan);
-        if plan.over.load(Ordering::SeqCst) {
+        if plan.is_over() {
             return Box::pin(std::future::pending());
         }
         if request.method() == Method::GET {
             return Box::pin(self.inner.call(request));
         }
-        let number = plan.writes.fetch_add(1, Ordering::SeqCst);
-        if plan.moment == Moment::Before(number) {
+        let write = plan.count(kind(&request));
+        if matches!(&plan.moment, Moment::Before(last) if *last == write) {
             plan.end();
             return Box::pin(std::future::pending());
         }
         let answer = self.inner.call(request);
-        if plan.moment == Moment::After(number) {
+        if matches!(&plan.moment, Moment::After(last) if *last == write) {
             // From now on nothing else is sent, whatever else is under way.
             plan.over.store(true, Ordering::SeqCst);
             return Box::pin(async move {
@@ -134,4 +170,11 @@ where
         }
         Box::pin(answer)
     }
+}
+
+/// The method, and the path below the namespace.
+fn kind<B>(request: &Request<B>) -> String {
+    let path = request.uri().path();
+    let below = path.split_once("/namespaces/").and_then(|(_, rest)| rest.split_once('/'));
+    format!("{} {}", request.method(), below.map_or(path, |(_, rest)| rest))
 }
