@@ -56,8 +56,9 @@ bench: tools $(if $(PART),,bench-resolve) ## latency, memory, rollouts: tables, 
 bench-resolve: ## resolve with 10, 1,000 and 100,000 keys
 	$(CARGO) bench --profile dev -p quorate-resolve
 
-soak: ## the property tests, a hundred times as long
+soak: ## the property tests, a hundred times as long and more
 	PROPTEST_CASES=25600 $(CARGO) test -p quorate-resolve --test laws
+	PROPTEST_CASES=200000 $(CARGO) test -p quorate-operator --test histories
 
 chart-check: tools ## the chart: lint, every value toggle on a real API server, install, upgrade, uninstall
 	@tests/cluster/build.sh >/dev/null
