@@ -8,6 +8,7 @@ pub mod files;
 pub mod helm;
 pub mod images;
 pub mod machine;
+pub mod names;
 pub mod node;
 pub mod process;
 pub mod programs;

@@ -262,6 +262,8 @@ state = "/run/containerd"
             "enforceNodeAllocatable": [], "failSwapOn": false,
             // The machine's disk and images are others' business.
             "evictionHard": {"memory.available": "100Mi"}, "imageGCHighThresholdPercent": 100,
+            // For tests that serve names there; see `names`.
+            "clusterDNS": [machine.host_address()],
             "resolvConf": "", "volumePluginDir": "/run/kubelet-plugins",
         });
         fs::write(self.folder.join("kubelet.yaml"), kubelet.to_string())?;

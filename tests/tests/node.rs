@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -11,13 +12,17 @@ use quorate_tests::{
     Cluster,
     cluster::Options,
     helm::{self, Helm},
-    images,
+    images, names,
     node::{self, BUSYBOX},
     scene::condition,
-    wait::wait_for,
+    wait::{DEADLINE, wait_for},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::{Mutex, MutexGuard, OnceCell},
+};
 
 const SYSTEM: &str = "quorate-system";
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
@@ -106,19 +111,23 @@ impl Shop {
     async fn with_pods(cluster: &Cluster, rollout: &str) -> Self {
         let shop = Self::new(cluster);
         shop.apply(cluster, &config("one", rollout));
-        shop.kubectl(cluster, &["create", "serviceaccount", "web"]).unwrap();
+        shop.deploy(cluster, &json!({"quorate.io/config": "web"}));
+        shop.all_show(cluster, "one").await;
+        shop
+    }
+
+    /// Makes the Deployment web.
+    fn deploy(&self, cluster: &Cluster, annotations: &Value) {
+        self.kubectl(cluster, &["create", "serviceaccount", "web"]).unwrap();
         let labels = json!({"app": "web", "quorate.io/inject": "true"});
-        let mut template = pod(&json!({"labels": labels, "annotations": {"quorate.io/config": "web"}}));
+        let mut template = pod(&json!({"labels": labels, "annotations": annotations}));
         template["spec"]["serviceAccountName"] = json!("web");
         let deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
             "spec": {"replicas": REPLICAS, "selector": {"matchLabels": {"app": "web"}},
                      "template": {"metadata": template["metadata"], "spec": template["spec"]}},
         });
-        shop.apply(cluster, &deployment.to_string());
-        shop.kubectl(cluster, &["rollout", "status", "deployment/web", "--timeout=90s"]).unwrap();
-        shop.all_show(cluster, "one").await;
-        shop
+        self.apply(cluster, &deployment.to_string());
     }
 
     fn kubectl(&self, cluster: &Cluster, words: &[&str]) -> anyhow::Result<String> {
@@ -213,9 +222,26 @@ fn config(x: &str, rollout: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_pods_read_their_files_and_each_change_arrives_in_all() {
+async fn three_pods_wait_for_their_files_and_each_change_arrives_in_all() {
     let Some(cluster) = cluster().await else { return };
-    let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
+    let shop = Shop::new(&cluster);
+    shop.deploy(&cluster, &json!({"quorate.io/config": "web"}));
+    // No application starts without its files.
+    wait_for("the sidecars to wait", || async {
+        let pods = shop.get(&cluster, &["pods", "-l", "app=web"])?;
+        let waits = |pod: &&Value| {
+            let (sidecar, app) = (&pod["status"]["initContainerStatuses"][0], &pod["status"]["containerStatuses"][0]);
+            sidecar["state"]["running"].is_object()
+                && sidecar["started"] == false
+                && app["state"]["waiting"].is_object()
+        };
+        let waiting = pods["items"].as_array().into_iter().flatten().filter(waits).count();
+        if waiting == REPLICAS { Ok(()) } else { Err(pods["items"].to_string()) }
+    })
+    .await
+    .unwrap();
+    shop.apply(&cluster, &config("one", "strategy: Immediate"));
+    shop.all_show(&cluster, "one").await;
     for x in ["two", "three"] {
         shop.apply(&cluster, &config(x, "strategy: Immediate"));
         shop.all_show(&cluster, x).await;
@@ -257,6 +283,40 @@ async fn a_plain_volume_of_the_head_works_without_a_sidecar() {
     shop.shows(&cluster, "plain", "/files/f.yaml", "two").await;
     let told = |status: &Value| status["pods"]["delivered"] == 1 && status["pods"]["applied"] == 0;
     shop.status(&cluster, "a delivery without acknowledgement to be told", told).await;
+    shop.close(&cluster);
+}
+
+/// The programs are static, so they resolve names without the C library's usual help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_is_found_by_its_name() {
+    let Some(cluster) = cluster().await else { return };
+    let here: Ipv4Addr = cluster.node.as_ref().unwrap().machine().host_address().parse().unwrap();
+    let names = names::serve(here).await.unwrap();
+    let listener = TcpListener::bind((here, 0)).await.unwrap();
+    let hook = format!("http://hook.quorate.test:{}/changed", listener.local_addr().unwrap().port());
+    let shop = Shop::new(&cluster);
+    shop.apply(&cluster, &config("one", "strategy: Immediate"));
+    shop.deploy(&cluster, &json!({"quorate.io/config": "web", "quorate.io/notify-http": hook}));
+    shop.until(&cluster, "the pods to be ready", |_| true).await;
+    shop.apply(&cluster, &config("two", "strategy: Immediate"));
+    let told = async {
+        let mut told = 0;
+        while told < REPLICAS {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = String::new();
+            while !request.ends_with('}') {
+                let mut part = [0; 1024];
+                let size = stream.read(&mut part).await.unwrap();
+                assert_ne!(size, 0, "{request}");
+                request += &String::from_utf8_lossy(&part[..size]);
+            }
+            assert!(request.starts_with("POST /changed"), "{request}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
+            told += usize::from(request.contains("\"revision\":2"));
+        }
+    };
+    tokio::time::timeout(DEADLINE, told).await.expect("each pod's sidecar tells the hook");
+    names.abort();
     shop.close(&cluster);
 }
 
