@@ -174,7 +174,7 @@ async fn policy_and_plugin_give_the_same_pod_and_the_same_refusals() {
     assert!(injected >= 12 && untouched >= 3 && refused >= 12, "{injected} {untouched} {refused}");
 
     // What the table has no room for: the most that a pod may be.
-    let items = |count: usize, item: &dyn Fn(usize) -> Value| Value::from_iter((0..count).map(item));
+    let items = |count: usize, item: &dyn Fn(usize) -> Value| (0..count).map(item).collect::<Value>();
     let container = |n: usize| {
         json!({"name": format!("c{n}"), "image": "app", "volumeMounts": items(60, &|v| {
             json!({"name": format!("v{v}"), "mountPath": format!("/var/lib/application/data/{v}")})
