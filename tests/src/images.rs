@@ -70,7 +70,8 @@ impl Default for Image {
 }
 
 impl Image {
-    /// An image `FROM scratch`, as a Containerfile says: with ARG, LABEL, COPY of single files, USER, EXPOSE and ENTRYPOINT.
+    /// An image `FROM scratch`, as a Containerfile says: with ARG, LABEL, COPY of single files, ENV, USER,
+    /// EXPOSE and ENTRYPOINT.
     ///
     /// # Errors
     /// When there is another instruction, or a file is missing.
@@ -78,7 +79,7 @@ impl Image {
         let text = fs::read_to_string(file)?;
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let mut image = Self::default();
-        let mut labels = Map::new();
+        let (mut labels, mut environment) = (Map::new(), Vec::new());
         let mut known: Vec<(String, String)> = Vec::new();
         for line in lines.join("\n").replace("\\\n", " ").lines().filter(|line| !line.trim().is_empty()) {
             let filled = known.iter().fold(line.to_owned(), |line, (name, value)| line.replace(name, value));
@@ -93,6 +94,7 @@ impl Image {
                 }
                 ("LABEL", _) => labels.extend(quoted_pairs(rest)?),
                 ("COPY", [source, target]) => image.file(&context.join(source), target)?,
+                ("ENV", [variable]) => environment.push(variable.clone()),
                 ("USER", [user]) => image.set("User", json!(user)),
                 ("EXPOSE", [port]) => image.set("ExposedPorts", json!({format!("{port}/tcp"): {}})),
                 ("ENTRYPOINT", _) => image.set("Entrypoint", serde_json::from_str(rest)?),
@@ -100,6 +102,7 @@ impl Image {
             }
         }
         image.set("Labels", json!(labels));
+        image.set("Env", json!(environment));
         Ok(image)
     }
 
@@ -209,7 +212,7 @@ mod tests {
     fn an_archive_is_what_the_containerfile_says_and_the_same_each_time() {
         let folder = tempfile::tempdir().unwrap();
         let containerfile = folder.path().join("Containerfile");
-        let text = "# A comment\nFROM scratch\nARG VERSION=none\nLABEL a=\"x y\" \\\n  v=\"${VERSION}\"\nCOPY program /bin/p\n\
+        let text = "# A comment\nFROM scratch\nARG VERSION=none\nLABEL a=\"x y\" \\\n  v=\"${VERSION}\"\nCOPY program /bin/p\nENV E=1\n\
                     USER 65532:65532\nEXPOSE 80\nENTRYPOINT [\"/bin/p\", \"-x\"]\n";
         fs::write(&containerfile, text).unwrap();
         fs::write(folder.path().join("program"), "the program").unwrap();
@@ -243,7 +246,7 @@ mod tests {
         let config = json(&blob(&manifest["config"]));
         assert_eq!(
             config["config"],
-            json!({"Labels": {"a": "x y", "v": "1.2"}, "User": "65532:65532", "ExposedPorts": {"80/tcp": {}},
+            json!({"Labels": {"a": "x y", "v": "1.2"}, "Env": ["E=1"], "User": "65532:65532", "ExposedPorts": {"80/tcp": {}},
                    "Entrypoint": ["/bin/p", "-x"]})
         );
         let mut layer = Vec::new();

@@ -201,8 +201,8 @@ fn signal(pid: u32, signal: Signal) {
 /// Removes the cgroups that killed processes left behind: nothing else of a machine outlives it.
 fn sweep() {
     for name in cgroup_folders().iter().flat_map(|folder| names(folder)) {
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        let pid: Option<u32> = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             remove_cgroups(&name);
         }
     }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    sync::{Mutex, MutexGuard, OnceCell},
+    sync::{Mutex, MutexGuard, OnceCell, mpsc},
 };
 
 const SYSTEM: &str = "quorate-system";
@@ -288,36 +288,59 @@ async fn a_plain_volume_of_the_head_works_without_a_sidecar() {
 
 /// The programs are static, so they resolve names without the C library's usual help.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hook_is_found_by_its_name() {
+async fn hooks_and_gates_are_found_by_their_names() {
     let Some(cluster) = cluster().await else { return };
     let here: Ipv4Addr = cluster.node.as_ref().unwrap().machine().host_address().parse().unwrap();
     let names = names::serve(here).await.unwrap();
-    let listener = TcpListener::bind((here, 0)).await.unwrap();
-    let hook = format!("http://hook.quorate.test:{}/changed", listener.local_addr().unwrap().port());
+    let (hook, mut told) = endpoint(here).await;
+    let (gate, mut asked) = endpoint(here).await;
+    let rollout = format!(
+        "strategy: Canary, steps: [{{pods: 1}}], \
+         gates: [{{name: smoke, http: {{url: 'http://smoke.quorate.test:{gate}/healthz'}}}}]"
+    );
     let shop = Shop::new(&cluster);
-    shop.apply(&cluster, &config("one", "strategy: Immediate"));
+    shop.apply(&cluster, &config("one", &rollout));
+    let hook = format!("http://hook.quorate.test:{hook}/changed");
     shop.deploy(&cluster, &json!({"quorate.io/config": "web", "quorate.io/notify-http": hook}));
     shop.until(&cluster, "the pods to be ready", |_| true).await;
-    shop.apply(&cluster, &config("two", "strategy: Immediate"));
-    let told = async {
-        let mut told = 0;
-        while told < REPLICAS {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = String::new();
-            while !request.ends_with('}') {
-                let mut part = [0; 1024];
-                let size = stream.read(&mut part).await.unwrap();
-                assert_ne!(size, 0, "{request}");
-                request += &String::from_utf8_lossy(&part[..size]);
-            }
+    shop.apply(&cluster, &config("two", &rollout));
+    shop.all_show(&cluster, "two").await;
+    assert!(asked.recv().await.unwrap().starts_with("GET /healthz"));
+    let all_told = async {
+        let mut of_two = 0;
+        while of_two < REPLICAS {
+            let request = told.recv().await.unwrap();
             assert!(request.starts_with("POST /changed"), "{request}");
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
-            told += usize::from(request.contains("\"revision\":2"));
+            of_two += usize::from(request.contains("\"revision\":2"));
         }
     };
-    tokio::time::timeout(DEADLINE, told).await.expect("each pod's sidecar tells the hook");
+    tokio::time::timeout(DEADLINE, all_told).await.expect("each pod's sidecar tells the hook");
     names.abort();
     shop.close(&cluster);
+}
+
+/// A server that answers 200; its port, and what it is sent.
+async fn endpoint(address: Ipv4Addr) -> (u16, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((address, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, receiver) = mpsc::channel(1024);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = String::new();
+            // The body of a POST is a JSON object here; a GET has none.
+            while !(request.ends_with('}') || request.starts_with("GET") && request.ends_with("\r\n\r\n")) {
+                let mut part = [0; 1024];
+                match stream.read(&mut part).await {
+                    Ok(size @ 1..) => request += &String::from_utf8_lossy(&part[..size]),
+                    _ => break,
+                }
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            sender.send(request).await.unwrap();
+        }
+    });
+    (port, receiver)
 }
 
 #[tokio::test(flavor = "multi_thread")]
