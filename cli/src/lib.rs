@@ -23,7 +23,9 @@ mod testing;
 
 use answer::Answer;
 use cluster::Cluster;
-use commands::{completions, diff, explain, history, inject as injection, lint, order, render, rollback, status, watch};
+use commands::{
+    completions, diff, explain, history, inject as injection, lint, order, render, rollback, status, watch,
+};
 use exit::Result;
 use format::Style;
 use options::{Command, Options};

@@ -609,7 +609,10 @@ impl World {
                 let tried = chosen.iter().filter(|m| voted(m, ReplicaState::Applied));
                 assert!(tried.clone().all(|m| m.pod.ready), "not ready");
                 let (at, answer) = facts.gates["smoke"].last.clone().unwrap();
-                assert!(answer.is_ok() && at.as_second() >= instruction.since.as_second() + BAKE, "the gate's last word");
+                assert!(
+                    answer.is_ok() && at.as_second() >= instruction.since.as_second() + BAKE,
+                    "the gate's last word"
+                );
             }
         }
     }
@@ -1051,11 +1054,8 @@ fn refusals_without_a_way_back_are_told_as_long_as_they_stand() {
     pass(&mut world, 100_000);
     world.watch();
     let facts = world.facts();
-    let reason = quorate_operator::rollout::immediate::refused(
-        &rollout_of(&world.spec),
-        world.head.as_ref().unwrap(),
-        &facts,
-    );
+    let reason =
+        quorate_operator::rollout::immediate::refused(&rollout_of(&world.spec), world.head.as_ref().unwrap(), &facts);
     assert!(reason.unwrap().contains("3 of 3 pods refused it"));
 }
 

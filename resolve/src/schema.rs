@@ -177,9 +177,8 @@ fn collect<'s>(
     anchors: &mut Anchors<'s>,
     all: &mut Vec<&'s Value>,
 ) -> Result<(), String> {
-    let deeper = || {
-        depth.checked_sub(1).ok_or_else(|| format!("validation.schema is nested deeper than {MAX_DEPTH} levels"))
-    };
+    let deeper =
+        || depth.checked_sub(1).ok_or_else(|| format!("validation.schema is nested deeper than {MAX_DEPTH} levels"));
     match schema {
         Value::Array(items) => {
             let depth = deeper()?;

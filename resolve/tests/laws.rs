@@ -163,10 +163,7 @@ fn reshaped(over: &mut Value, under: &Value) {
 }
 
 fn exact() -> impl Strategy<Value = Value> {
-    object_of(
-        prop_oneof![4 => scalar(), 1 => Just(Value::Null)].boxed(),
-        key().boxed(),
-    )
+    object_of(prop_oneof![4 => scalar(), 1 => Just(Value::Null)].boxed(), key().boxed())
 }
 
 /// Leaves by joined key, as properties and env write them.

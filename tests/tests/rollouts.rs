@@ -225,34 +225,38 @@ async fn immediate_refusals_bring_the_last_good_content_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vote_counts_for_one_proposal_of_one_pod_only() {
     let scene = Scene::new(&shared().await.cluster);
-    let rollout = "strategy: Quorum, quorum: All";
-    let sidecars = pods(&scene, 1, rollout, "never").await;
-    // A pod without a sidecar is silent: it is not taken for consent.
-    let uid = scene.pod("web-1", "web");
+    let rollout = "strategy: Quorum, quorum: 2";
+    let _sidecars = pods(&scene, 1, rollout, "never").await;
+    // Pods without a sidecar are silent: that is not taken for consent.
+    let [uid, third] = ["web-1", "web-2"].map(|pod| scene.pod(pod, "web"));
     scene.apply(&scene.config("web", &spec("two", rollout)));
-    scene.until("web", "one to accept", |c| c["status"]["candidate"]["accepted"] == 1).await;
+    let accepted = |config: &Value| config["status"]["candidate"]["accepted"] == 1;
+    let config = scene.until("web", "one to accept", accepted).await;
+    assert!(config["status"]["candidate"]["message"].as_str().unwrap().contains("waiting for web-1"), "{config}");
     let candidate = scene.get("secret", "web.quorate-next");
-    let forged = |name: &str, pod_uid: &str, proposal: &str, revision: i64| {
+    let proposal = candidate["metadata"]["uid"].as_str().unwrap();
+    let word = |name: &str, pod_uid: &str, state: &str, proposal: &str| {
         let hash = candidate["metadata"]["annotations"]["quorate.io/hash"].clone();
         json!({
             "apiVersion": "quorate.io/v1alpha1", "kind": "ConfigReplica",
             "metadata": {"name": name, "labels": {"quorate.io/config": "web"}},
-            "spec": {"config": "web", "pod": "web-1", "podUid": pod_uid, "state": "Staged", "revision": revision,
+            "spec": {"config": "web", "pod": "web-1", "podUid": pod_uid, "state": state, "revision": 2,
                 "hash": hash, "proposal": proposal, "since": "2026-01-01T00:00:00.000000Z"}
         })
         .to_string()
     };
-    let proposal = candidate["metadata"]["uid"].as_str().unwrap().to_owned();
-    scene.apply(&forged("earlier-candidate", &uid, "some-earlier-uid", 2));
-    scene.apply(&forged("pod-of-before", "another-uid", &proposal, 2));
-    // Both are seen before this word of the first pod is.
-    let config = scene.until("web", "both to be asked", |c| c["status"]["candidate"]["asked"] == 2).await;
-    assert_eq!((&config["status"]["candidate"]["accepted"], &config["status"]["revision"]), (&json!(1), &json!(1)));
-    assert!(config["status"]["candidate"]["message"].as_str().unwrap().contains("waiting for web-1"), "{config}");
+    // Each would be the second of two.
+    scene.apply(&word("earlier-candidate", &uid, "Staged", "some-earlier-uid"));
+    scene.apply(&word("pod-of-before", "another-uid", "Staged", proposal));
+    // One watch shows them in this order: who has seen this one has seen both.
+    scene.apply(&word("third", &third, "Rejected", proposal));
+    let refused = |config: &Value| config["status"]["candidate"]["rejected"] == 1 || config["status"]["revision"] == 2;
+    let status = scene.until("web", "one to refuse", refused).await["status"].clone();
+    assert_eq!((&status["revision"], &status["candidate"]["accepted"]), (&json!(1), &json!(1)), "{status}");
+    // Its own counts.
     scene.kubectl(&["delete", "crep", "earlier-candidate"]).unwrap();
-    scene.apply(&forged("its-own", &uid, &proposal, 2));
+    scene.apply(&word("its-own", &uid, "Staged", proposal));
     scene.file("web-0/web/f.yaml", "x: two\n").await;
-    drop(sidecars);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,10 +299,16 @@ async fn what_cannot_be_is_refused_or_waited_for_with_its_reason() {
         ("strategy: Quorum, deadline: soon", "deadline"),
         ("strategy: Canary, steps: [{pods: 1}], gates: [{name: a}]", "exactly one of podsReady, http, prometheus"),
         ("strategy: Canary, steps: [{pods: 1}], gates: [{name: a, http: {url: 'file:///x'}}]", "url"),
+        ("}, freshness: {maxAge: 2s", "maxAge must be at least 3s"),
+        ("}, freshness: {maxAge: 0h00m", "maxAge must be at least 3s"),
     ];
     for (rollout, reason) in refused {
         let error = scene.try_apply(&scene.config("web", &spec("one", rollout))).unwrap_err();
         assert!(error.contains(reason), "{rollout}: {error}");
+    }
+    for max_age in ["3s", "05s", "12s", "1m", "0h1m", "100h0s"] {
+        let fresh = spec("one", &format!("}}, freshness: {{maxAge: {max_age}"));
+        scene.kubectl_apply(&["-n", &scene.namespace, "--dry-run=server"], &scene.config("web", &fresh)).unwrap();
     }
     let without = "{layers: [{name: a, inline: {x: 1}}], files: [{path: f.yaml}], rollout: {strategy: Quorum}}";
     assert!(scene.try_apply(&scene.config("web", without)).unwrap_err().contains("need spec.selector"));
