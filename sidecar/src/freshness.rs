@@ -68,8 +68,9 @@ impl Knowledge {
 }
 
 /// The API server refuses less, unless its CRD is an older one: then every pod would be stale at all times.
-fn possible(freshness: Freshness) -> Freshness {
-    Freshness { max_age: freshness.max_age.max(Freshness::SHORTEST), ..freshness }
+fn possible(mut freshness: Freshness) -> Freshness {
+    freshness.max_age = freshness.max_age.max(Freshness::SHORTEST);
+    freshness
 }
 
 #[cfg(test)]
