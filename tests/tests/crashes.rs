@@ -199,7 +199,7 @@ where
     let found = await_condition(api.clone(), name, |found: Option<&K>| found.is_some_and(&is_so));
     match timeout(DEADLINE, found).await {
         Ok(found) => found.unwrap().unwrap(),
-        Err(_) => panic!("{what}: never; {}", json!(api.get_opt(name).await.unwrap())),
+        Err(late) => panic!("{what}: {late}; {}", json!(api.get_opt(name).await.unwrap())),
     }
 }
 
