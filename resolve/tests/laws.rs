@@ -112,7 +112,7 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof![select(&TEXTS[..]).prop_map(str::to_owned), "\\PC{0,12}"]
 }
 
-/// No document may have YAML 1.1's merge key, in whatever syntax (tests/bad_input.rs).
+/// No document may have YAML 1.1's merge key, in whatever syntax (`tests/bad_input.rs`).
 fn key() -> impl Strategy<Value = String> {
     text().prop_filter("merge key", |key| key != "<<")
 }
