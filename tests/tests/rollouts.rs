@@ -178,7 +178,7 @@ async fn people_hold_promote_and_give_up() {
     let candidate = &config["status"]["candidate"];
     assert_eq!((&candidate["asked"], &candidate["accepted"], &candidate["step"]), (&json!(1), &json!(1), &json!(1)));
     let message = candidate["message"].as_str().unwrap();
-    assert!(message.contains("step 1 of 1: 1 of 1 applied, baking 3"), "{message}");
+    assert!(message.contains("step 1 of 1: 1 of 1 applied, baking 60 min more"), "{message}");
 
     // Given up: the pod that had it goes back.
     annotate(&scene, "quorate.io/abort=2");
