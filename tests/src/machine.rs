@@ -141,17 +141,6 @@ impl Inside {
     pub fn output(&self) -> String {
         self.0.output()
     }
-
-    /// Its process id, as seen from here, while it runs.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        child(self.0.pid())
-    }
-
-    /// Whether it has ended, and how.
-    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.0.ended()
-    }
 }
 
 impl Drop for Inside {

@@ -16,6 +16,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
+    cluster::{root, tail},
     images::Image,
     machine::{self, Inside, Machine},
     programs::http_get,
@@ -55,7 +56,7 @@ pub fn available() -> bool {
     let line = format!("{}: {why}", thread.name().unwrap_or_default());
     // Not through eprintln, which tests that pass do not show.
     let _ = writeln!(std::io::stderr(), "SKIPPED {line}");
-    let notes = File::options().create(true).append(true).open(crate::cluster::root().join("target/skipped"));
+    let notes = File::options().create(true).append(true).open(root().join("target/skipped"));
     let _ = notes.and_then(|mut notes| writeln!(notes, "{line}"));
     false
 }
@@ -167,25 +168,25 @@ impl Node {
         let arguments = ["--config".to_owned(), self.file("containerd.toml")];
         let log = self.folder.join("containerd.log");
         self.containerd = Some(self.machine.launch(Path::new("containerd"), &arguments, &log)?);
-        wait_for("containerd to answer", || async {
+        let answers = wait_for("containerd to answer", || async {
             self.ctr(&["version"], Stdio::null()).map(drop).map_err(|error| error.to_string())
-        })
-        .await
+        });
+        answers.await.with_context(|| told(self.containerd.as_ref()))
     }
 
     async fn ready(&self, client: Client) -> Result<()> {
         let nodes: Api<NodeObject> = Api::all(client);
         let ready = tokio::time::timeout(DEADLINE, await_condition(nodes, NAME, is_ready())).await;
-        ready.with_context(|| format!("node {NAME} is not ready; see {}", self.file("kubelet.log")))??;
+        ready.with_context(|| format!("node {NAME} is not ready: {}", told(self.kubelet.as_ref())))??;
         let address = format!("{}:{PROXY_HEALTH}", self.machine.address());
-        wait_for("kube-proxy to be ready", || async {
+        let ready = wait_for("kube-proxy to be ready", || async {
             match http_get(&address, "/healthz").await {
                 Ok((200, _)) => Ok(()),
                 Ok((_, body)) => Err(body),
                 Err(error) => Err(error.to_string()),
             }
-        })
-        .await
+        });
+        ready.await.with_context(|| told(self.proxy.as_ref()))
     }
 
     fn launch(&self, program: &str, arguments: &[String]) -> Result<Inside> {
@@ -285,6 +286,11 @@ fn is_ready() -> impl Condition<NodeObject> {
         let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
         conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     }
+}
+
+/// The end of a program's log, as it goes with the cluster.
+fn told(program: Option<&Inside>) -> String {
+    program.map_or_else(String::new, |program| tail(&program.output()))
 }
 
 /// Where a program is.

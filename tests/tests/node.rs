@@ -47,19 +47,21 @@ async fn installed() -> Cluster {
     helm(&cluster, &["install", "--create-namespace", "--wait"]);
     Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&["test", "quorate", "-n", SYSTEM]).unwrap();
     // The API server takes up new policies a moment later.
-    let probe = cluster.folder().join("probe.json");
-    fs::write(&probe, pod(&json!({"name": "probe", "labels": {"quorate.io/inject": "true"}})).to_string()).unwrap();
+    let labels = json!({"quorate.io/inject": "true"});
+    let probe = pod(&json!({"name": "probe", "labels": labels, "annotations": {"quorate.io/config": "web"}}));
+    let file = cluster.folder().join("probe.json").display().to_string();
+    fs::write(&file, probe.to_string()).unwrap();
     wait_for("the injection to be in force", || async {
-        let made = cluster.kubectl(&["create", "--dry-run=server", "-o", "yaml", "-f", &probe.display().to_string()]);
-        // It refuses pods that name no config.
-        made.map_or_else(|_| Ok(()), |made| Err(made))
+        let made = cluster.kubectl(&["create", "--dry-run=server", "-o", "yaml", "-f", &file]);
+        let made = made.map_err(|error| error.to_string())?;
+        if made.contains("quorate-sidecar") { Ok(()) } else { Err(made) }
     })
     .await
     .unwrap();
     cluster
 }
 
-/// helm, for the release. What the chart's NetworkPolicy limits is not tested here: this node does not enforce any.
+/// helm, for the release. What its network policies limit is not tested here: this node does not enforce any.
 fn helm(cluster: &Cluster, words: &[&str]) {
     let chart = helm::chart().display().to_string();
     let release = ["quorate", &chart, "--namespace", SYSTEM, "--timeout", "90s", "--set", "nudge.enabled=true"];
@@ -89,7 +91,7 @@ struct Shop {
 }
 
 /// A pod of it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Pod {
     name: String,
     uid: String,
@@ -97,6 +99,14 @@ struct Pod {
     container: String,
     restarts: u64,
     ready: bool,
+}
+
+impl Pod {
+    /// What its application would read, by the node's own paths: it needs no API server.
+    fn on_disk(&self, cluster: &Cluster) -> String {
+        let volume = cluster.node.as_ref().unwrap().volume(&self.uid, "empty-dir", "quorate");
+        fs::read_to_string(volume.join("web/f.yaml")).unwrap()
+    }
 }
 
 impl Shop {
@@ -174,9 +184,19 @@ impl Shop {
         .unwrap()
     }
 
+    /// The pods, once they are ready.
+    async fn ready(&self, cluster: &Cluster) -> Vec<Pod> {
+        self.until(cluster, "the pods to be ready", |_| true).await
+    }
+
+    /// The pods are the same, with the same sidecars, once they are ready (which kubelet asks anew when it starts).
+    async fn is_still(&self, cluster: &Cluster, before: &[Pod]) {
+        self.until(cluster, "the same pods to be ready", |pods| pods == before).await;
+    }
+
     /// Waits until every pod's application reads this.
     async fn all_show(&self, cluster: &Cluster, x: &str) {
-        for pod in self.until(cluster, "the pods to be ready", |_| true).await {
+        for pod in self.ready(cluster).await {
             self.shows(cluster, &pod.name, "/etc/quorate/web/f.yaml", x).await;
         }
     }
@@ -199,12 +219,6 @@ impl Shop {
         })
         .await
         .unwrap()
-    }
-
-    /// What a pod's application would read, by the node's own paths: it needs no API server.
-    fn on_disk(&self, cluster: &Cluster, pod: &Pod) -> String {
-        let volume = cluster.node.as_ref().unwrap().volume(&pod.uid, "empty-dir", "quorate");
-        fs::read_to_string(volume.join("web/f.yaml")).unwrap()
     }
 
     /// Leaves nothing running for the next test. (Not in Drop: a failed test's pods are there to be looked at.)
@@ -249,7 +263,7 @@ async fn three_pods_wait_for_their_files_and_each_change_arrives_in_all() {
     shop.status(&cluster, "3/3 to be told", |status| status["pods"]["summary"] == "3/3").await;
 
     // The sidecar has no more of the node than it needs.
-    for pod in shop.pods(&cluster).unwrap() {
+    for pod in shop.ready(&cluster).await {
         let status = cluster.node.as_ref().unwrap().process(&pod.container).unwrap();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap();
@@ -302,7 +316,7 @@ async fn hooks_and_gates_are_found_by_their_names() {
     shop.apply(&cluster, &config("one", &rollout));
     let hook = format!("http://hook.quorate.test:{hook}/changed");
     shop.deploy(&cluster, &json!({"quorate.io/config": "web", "quorate.io/notify-http": hook}));
-    shop.until(&cluster, "the pods to be ready", |_| true).await;
+    shop.ready(&cluster).await;
     shop.apply(&cluster, &config("two", &rollout));
     shop.all_show(&cluster, "two").await;
     assert!(asked.recv().await.unwrap().starts_with("GET /healthz"));
@@ -347,15 +361,15 @@ async fn endpoint(address: Ipv4Addr) -> (u16, mpsc::Receiver<String>) {
 async fn a_killed_sidecar_comes_back_and_a_deleted_pods_successor_has_its_files() {
     let Some(cluster) = cluster().await else { return };
     let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
-    let pods = shop.pods(&cluster).unwrap();
+    let pods = shop.ready(&cluster).await;
     let (killed, deleted) = (&pods[0], &pods[1]);
     cluster.node.as_ref().unwrap().kill_container(&killed.container).unwrap();
-    assert_eq!(shop.on_disk(&cluster, killed), "x: one\n");
+    assert_eq!(killed.on_disk(&cluster), "x: one\n");
     let after = shop.until(&cluster, "the sidecar to be restarted", |pods| {
         pods.iter().any(|pod| pod.uid == killed.uid && pod.restarts == 1)
     });
     after.await;
-    assert_eq!(shop.on_disk(&cluster, killed), "x: one\n");
+    assert_eq!(killed.on_disk(&cluster), "x: one\n");
     shop.apply(&cluster, &config("two", "strategy: Immediate"));
     shop.all_show(&cluster, "two").await;
 
@@ -412,16 +426,16 @@ async fn a_rollout_ends_though_the_operator_is_killed_and_then_its_pod_deleted()
 async fn files_outlive_the_api_server_and_changes_go_on_after_it() {
     let Some(mut cluster) = cluster().await else { return };
     let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
-    let pods = shop.pods(&cluster).unwrap();
+    let pods = shop.ready(&cluster).await;
     cluster.kill_api_server(0);
     for pod in &pods {
-        assert_eq!(shop.on_disk(&cluster, pod), "x: one\n");
+        assert_eq!(pod.on_disk(&cluster), "x: one\n");
     }
     cluster.restart_api_server(0).await.unwrap();
     shop.apply(&cluster, &config("two", "strategy: Immediate"));
     shop.all_show(&cluster, "two").await;
     // It was no reason for anything to be restarted.
-    assert!(shop.pods(&cluster).unwrap().iter().all(|pod| pod.restarts == 0 && pods.iter().any(|p| p.uid == pod.uid)));
+    shop.is_still(&cluster, &pods).await;
     shop.close(&cluster);
 }
 
@@ -429,18 +443,18 @@ async fn files_outlive_the_api_server_and_changes_go_on_after_it() {
 async fn files_outlive_containerd_kubelet_and_the_pods_sandbox() {
     let Some(mut cluster) = cluster().await else { return };
     let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
-    let before = shop.pods(&cluster).unwrap();
+    let before = shop.ready(&cluster).await;
     let node = cluster.node.as_mut().unwrap();
     node.restart_containerd().await.unwrap();
     node.kill_kubelet();
     for pod in &before {
-        assert_eq!(shop.on_disk(&cluster, pod), "x: one\n");
+        assert_eq!(pod.on_disk(&cluster), "x: one\n");
     }
     // Neither is needed for a change.
     shop.apply(&cluster, &config("two", "strategy: Immediate"));
     for pod in &before {
         wait_for("the change", || async {
-            let read = shop.on_disk(&cluster, pod);
+            let read = pod.on_disk(&cluster);
             if read == "x: two\n" { Ok(()) } else { Err(read) }
         })
         .await
@@ -448,13 +462,12 @@ async fn files_outlive_containerd_kubelet_and_the_pods_sandbox() {
     }
     cluster.node.as_mut().unwrap().start_kubelet().unwrap();
     shop.all_show(&cluster, "two").await;
-    let after = shop.pods(&cluster).unwrap();
-    assert!(before.iter().all(|pod| after.contains(pod)), "{before:?} became {after:?}");
+    shop.is_still(&cluster, &before).await;
 
     let node = cluster.node.as_ref().unwrap();
-    let begun_anew = &after[0];
+    let begun_anew = &before[0];
     node.kill_sandbox(&begun_anew.uid).unwrap();
-    assert_eq!(shop.on_disk(&cluster, begun_anew), "x: two\n");
+    assert_eq!(begun_anew.on_disk(&cluster), "x: two\n");
     let restarted = |pods: &[Pod]| pods.iter().any(|pod| pod.uid == begun_anew.uid && pod.restarts == 1);
     shop.until(&cluster, "the pod to begin anew", restarted).await;
     shop.apply(&cluster, &config("three", "strategy: Immediate"));
@@ -466,19 +479,19 @@ async fn files_outlive_containerd_kubelet_and_the_pods_sandbox() {
 async fn an_upgrade_restarts_no_pod_and_an_uninstall_keeps_what_is_the_users() {
     let Some(cluster) = cluster().await else { return };
     let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
-    let before = shop.pods(&cluster).unwrap();
+    let before = shop.ready(&cluster).await;
     helm(&cluster, &["upgrade", "--wait", "--set", "operator.log.format=json"]);
     shop.apply(&cluster, &config("two", "strategy: Immediate"));
     shop.all_show(&cluster, "two").await;
-    assert_eq!(shop.pods(&cluster).unwrap(), before);
+    shop.is_still(&cluster, &before).await;
 
     Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&["uninstall", "quorate", "-n", SYSTEM, "--wait"]).unwrap();
     assert!(shop.get(&cluster, &["secret", "web.quorate"]).is_ok());
     shop.all_show(&cluster, "two").await;
-    assert_eq!(shop.pods(&cluster).unwrap(), before);
+    shop.is_still(&cluster, &before).await;
     helm(&cluster, &["install", "--wait"]);
     shop.apply(&cluster, &config("three", "strategy: Immediate"));
     shop.all_show(&cluster, "three").await;
-    assert_eq!(shop.pods(&cluster).unwrap(), before);
+    shop.is_still(&cluster, &before).await;
     shop.close(&cluster);
 }
