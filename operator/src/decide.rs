@@ -258,7 +258,11 @@ pub fn decide(situation: &Situation<'_>) -> Decision {
             superseded(&stored.head, instruction).into()
         }
         (stored, _, Some(pin)) => decide_pinned(pin.revision, stored, log).into(),
-        _ if !problems.is_empty() => Action::Refuse(Refusal::RolloutInvalid(problems)).into(),
+        _ if !problems.is_empty() => match log.last_key_value() {
+            // Pods that start now must find what those before them read.
+            Some((&revision, _)) if stored.is_none() => Action::Restore { revision, because: Restore::HeadLost }.into(),
+            _ => Action::Refuse(Refusal::RolloutInvalid(problems)).into(),
+        },
         (None, _, None) => decide_without_head(situation).into(),
         (_, Some((stored, instruction)), None) => decide_under_way(situation, stored, instruction),
         (Some(stored), None, None) => decide_with_head(situation, stored).into(),
@@ -336,7 +340,7 @@ fn decide_with_head(situation: &Situation<'_>, stored: &Stored) -> Action {
     let (head, rollout) = (&stored.head, rollout_of(spec));
     let standing = &head.standing;
     let refused = || match rollout.strategy {
-        Strategy::Immediate => rollout::immediate::refused(&rollout, head, facts),
+        Strategy::Immediate => rollout::immediate::refused(&rollout, head, way_back(head, log).is_some(), facts),
         Strategy::Quorum | Strategy::Canary => None,
     };
     let wanted = match wanted {
@@ -435,11 +439,15 @@ fn take_back(head: &Head, log: &Log, reason: String, facts: &Facts) -> Action {
     if !facts.fresh {
         return Action::Look;
     }
-    let good = head.good.filter(|good| log.get(good).is_some_and(|entry| entry.hash != head.hash));
-    match good {
+    match way_back(head, log) {
         Some(revision) => Action::Restore { revision, because: Restore::Refused(reason) },
         None => Action::Refuse(Refusal::NoReturn(reason)),
     }
+}
+
+/// The revision to go back to: the newest good one with other content.
+fn way_back(head: &Head, log: &Log) -> Option<i64> {
+    head.good.filter(|good| log.get(good).is_some_and(|entry| entry.hash != head.hash))
 }
 
 /// The head that an action makes of the one before; `source` is the candidate or the old revision, files

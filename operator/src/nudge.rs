@@ -131,11 +131,11 @@ fn due(mounting: Vec<Mounting>, replicas: &BTreeMap<String, Replica>, config: &s
     mounting.into_iter().filter(is_due).collect()
 }
 
-/// Tells the pods that have not heard of the head's revision. Returns when there is more to do; a refusal
-/// ends it until the next run.
+/// Tells the pods that have not heard of the head's revision. Returns when there is more to do; what is refused
+/// waits for the next run.
 ///
 /// # Errors
-/// The API server's refusal. All other trouble is tried again.
+/// The API server's first refusal, when all were tried. All other trouble is tried again.
 pub async fn nudge(
     operator: &Operator,
     config: &DistributedConfig,
@@ -146,13 +146,16 @@ pub async fn nudge(
     let (mounting, replicas) = (operator.state.mounting(&key), operator.state.replicas(&key));
     let due = due(mounting, &replicas, &key.name, revision);
     let mut is_done = due.len() <= BATCH;
+    let mut refusal = None;
     let mut told = stream::iter(due.into_iter().take(BATCH))
         .map(|pod| tell(operator, &key, pod, revision))
         .buffer_unordered(AT_ONCE);
     while let Some(result) = told.next().await {
         match result {
             Ok(()) => {}
-            Err(error) if error.is_refusal() && error.code() != Some(409) => return Err(error),
+            Err(error) if error.is_refusal() && error.code() != Some(409) => {
+                refusal.get_or_insert(error);
+            }
             Err(error) => {
                 operator.metrics.error(error.category());
                 tracing::warn!(config = %key, %error, "a pod is told of the head later");
@@ -160,7 +163,7 @@ pub async fn nudge(
             }
         }
     }
-    Ok((!is_done).then_some(PAUSE))
+    refusal.map_or(Ok((!is_done).then_some(PAUSE)), Err)
 }
 
 /// Tells one pod, unless it is gone or has been told.

@@ -398,7 +398,9 @@ pub fn steps(config: &DistributedConfig, memory: &HeadMemory, now: Timestamp) ->
     let status = config.status.clone().unwrap_or_default();
     let mut events = Vec::new();
     if let Some(revision) = superseded.filter(|revision| status.superseded != Some(*revision)) {
-        let note = format!("revision {revision} makes way for newer content; nothing of it was published");
+        let note = format!(
+            "revision {revision} makes way for another wish (content, rules, a pin); nothing of it was published"
+        );
         events.push(event(config, revision, "Normal", "Superseded", &note, "Superseded", now));
     }
     if let Some(refused) = refused.as_ref().filter(|refused| status.refused != Some(refused.revision)) {

@@ -121,6 +121,8 @@ struct World {
     /// Pods and replicas as the watches showed them last: they may lag behind.
     seen: (Vec<Pod>, BTreeMap<String, Replica>),
     stage: Option<Stage>,
+    /// Content that became the last good one while no pod could say something of it.
+    unseen: BTreeSet<String>,
     /// What the gate answers when it is asked.
     gate_holds: bool,
     /// Checked independently of the operator's own memory.
@@ -192,6 +194,7 @@ impl World {
             replicas: BTreeMap::new(),
             seen: (Vec::new(), BTreeMap::new()),
             stage: None,
+            unseen: BTreeSet::new(),
             gate_holds: true,
             blocked: None,
         }
@@ -500,6 +503,9 @@ impl World {
     /// What must hold when the head changes.
     fn check_move(&mut self, before: Option<&Head>, after: &Head, action: &Action, facts: &Facts) {
         let Some(before) = before else { return };
+        if after.good == Some(before.revision) && facts.able().next().is_none() {
+            self.unseen.insert(before.hash.clone());
+        }
         assert!(after.revision >= before.revision, "revisions rise");
         assert!(after.standing.highest >= before.standing.highest, "numbers are never used twice");
         assert!(after.revision > before.revision || after.hash == before.hash, "a revision has one content");
@@ -527,7 +533,9 @@ impl World {
             }
             Action::Accept => self.check_acceptance(before, after, facts),
             Action::Restore { because: Restore::Refused(_), .. } => {
-                assert_ne!(after.hash, bundle(3).hash(), "what nobody takes is no last good content");
+                // What lasted without a pod is taken for good.
+                let seen = !self.unseen.contains(&after.hash);
+                assert!(!seen || after.hash != bundle(3).hash(), "what nobody takes is no last good content");
                 self.blocked = Some(before.hash.clone());
             }
             Action::Instruct(standing) => {
@@ -1054,8 +1062,12 @@ fn refusals_without_a_way_back_are_told_as_long_as_they_stand() {
     pass(&mut world, 100_000);
     world.watch();
     let facts = world.facts();
-    let reason =
-        quorate_operator::rollout::immediate::refused(&rollout_of(&world.spec), world.head.as_ref().unwrap(), &facts);
+    let reason = quorate_operator::rollout::immediate::refused(
+        &rollout_of(&world.spec),
+        world.head.as_ref().unwrap(),
+        false,
+        &facts,
+    );
     assert!(reason.unwrap().contains("3 of 3 pods refused it"));
 }
 
@@ -1082,4 +1094,92 @@ fn a_gate_that_fails_too_often_gives_it_up_and_its_last_word_comes_after_the_bak
     let refused = standing(&world).refused.clone().unwrap();
     assert!(refused.reason.contains("gate smoke: 503"), "{}", refused.reason);
     assert_eq!(revision(&world), 2);
+}
+
+/// The pod's check of the candidate gives no answer: it says so, which is no word on the candidate.
+fn hangs(world: &mut World, n: usize) {
+    let instruction = standing(world).rollout.clone().unwrap();
+    let model = &mut world.pods[n];
+    model.silent = true;
+    let replica = world.replicas.get_mut(&model.pod.uid).unwrap();
+    let quorate_crds::Proposal { uid, revision, hash } = instruction.proposal;
+    let (state, revision, hash) = (ReplicaState::Stale, Some(revision), Some(hash));
+    *replica = Replica { state, revision, hash, proposal: Some(uid), ..replica.clone() };
+}
+
+fn chosen(world: &World) -> Vec<usize> {
+    let instruction = standing(world).rollout.clone().unwrap();
+    let is_chosen = |n: &usize| {
+        let uid = &world.pods[*n].pod.uid;
+        instruction.chooses(uid, world.replicas[uid].born)
+    };
+    (0..world.pods.len()).filter(is_chosen).collect()
+}
+
+#[test]
+fn a_check_that_hangs_makes_a_canary_neither_grow_nor_hurry() {
+    // One pod is asked, and hangs: nobody else is.
+    let mut world = running(6, 4);
+    world.wanted = Some(1);
+    until_idle(&mut world);
+    let first = chosen(&world);
+    hangs(&mut world, first[0]);
+    for _ in 0..20 {
+        until_idle(&mut world);
+        pass(&mut world, 10);
+        assert_eq!(chosen(&world), first);
+    }
+    // One of five applies it, four hang: that is no majority.
+    let mut world = running(4, 10);
+    let step = Step { pods: Amount::Percent(50), bake: None };
+    world.spec.rollout = Some(Rollout { steps: vec![step], ..rules(4).unwrap() });
+    world.wanted = Some(1);
+    until_idle(&mut world);
+    let asked = chosen(&world);
+    assert_eq!(asked.len(), 5);
+    for n in &asked[1..] {
+        hangs(&mut world, *n);
+    }
+    all_speak(&mut world, |n| n == asked[0]);
+    for _ in 0..20 {
+        until_idle(&mut world);
+        pass(&mut world, 10);
+    }
+    assert_eq!(revision(&world), 1);
+}
+
+#[test]
+fn what_lasted_is_good_where_nobody_is_left_to_say_so() {
+    let mut world = running(1, 3);
+    world.wanted = Some(1);
+    until_idle(&mut world);
+    all_speak(&mut world, |_| true);
+    // Scaled to nothing for a night, and changed meanwhile.
+    world.pods.clear();
+    world.replicas.clear();
+    pass(&mut world, 30_000);
+    world.wanted = Some(3);
+    until_idle(&mut world);
+    assert_eq!(world.head.as_ref().unwrap().good, Some(2));
+}
+
+#[test]
+fn a_canary_that_is_accepted_leaves_the_revision_before_as_the_last_good_one() {
+    let mut world = running(4, 10);
+    world.wanted = Some(1);
+    for _ in 0..40 {
+        until_idle(&mut world);
+        all_speak(&mut world, |_| true);
+        pass(&mut world, 10);
+    }
+    assert_eq!((revision(&world), world.head.as_ref().unwrap().good), (2, Some(1)));
+}
+
+#[test]
+fn a_lost_head_is_made_again_under_rules_that_cannot_be() {
+    let mut world = running(6, 1);
+    world.spec.rollout.as_mut().unwrap().steps.clear();
+    world.head = None;
+    assert!(world.operator());
+    assert_eq!(world.head.as_ref().unwrap().hash, bundle(0).hash());
 }

@@ -128,13 +128,25 @@ fn suspension(config: &DistributedConfig) -> Option<&'static str> {
 pub async fn retry(cluster: &Cluster, answer: Answer, name: &str, follow: Follow) -> Result {
     let config = cluster.config(name).await?;
     let revision = refused(&config, &stored::notes(cluster, name).await?.unwrap_or_default())?;
-    let set = |config: &DistributedConfig| Ok(annotate(config, names::RETRY, Some(&revision.to_string())));
+    let set = |config: &DistributedConfig| again(config, revision);
     let (config, changed) = change(cluster, name, set).await?;
     let waits = suspension(&config).map(|end| format!("; this waits {end}")).unwrap_or_default();
     let said = format!("the content of revision {revision} is proposed again{waits}");
     tell(cluster, answer, name, changed, Some(revision), &said, follow)?;
     let published = config.status.and_then(|status| status.revision);
     wait(cluster, answer, name, watch::Goal::Retried { refused: revision, published }, follow).await
+}
+
+/// What to write to have a refused revision's content proposed again.
+fn again(config: &DistributedConfig, revision: i64) -> Result<Plan> {
+    if let Some(pin) = &config.spec.pin {
+        return Err(Failure::error(format!(
+            "{} is held at revision {} by spec.pin, so that nothing is proposed: `unpin` it first",
+            named(config),
+            pin.revision
+        )));
+    }
+    Ok(annotate(config, names::RETRY, Some(&revision.to_string())))
 }
 
 /// The revision that was refused.

@@ -119,9 +119,10 @@ fn nobody(rollout: &Rollout, instruction: &Instruction, index: usize, left: u64,
     if facts.able().next().is_some() && ask != instruction.ask {
         // Content that ends the pods that try it must not go on from pod to pod for ever: the time runs on.
         let since = if was_tried { instruction.since } else { facts.now };
-        return (Verdict::Instruct(Instruction { ask, since, ..instruction.clone() }), String::new());
+        let message = "other pods are to try it: those that were chosen ended, or are stale".into();
+        return (Verdict::Instruct(Instruction { ask, since, ..instruction.clone() }), message);
     }
-    (Verdict::Wait, "no pod of spec.selector reports: nobody can try it".into())
+    (Verdict::Wait, "no pod of spec.selector reports that it follows the head: nobody can try it".into())
 }
 
 /// A step with pods that are asked.

@@ -53,10 +53,15 @@ impl Replica {
             && self.hash.as_deref() == Some(proposal.hash.as_str())
     }
 
-    /// Whether it says that it cannot follow the head.
+    /// Whether it says that it cannot follow the head. A check of other content that has not answered yet
+    /// is none of that: it may be that content that hangs.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        matches!(self.state, ReplicaState::Stale | ReplicaState::Orphaned)
+        match self.state {
+            ReplicaState::Orphaned => true,
+            ReplicaState::Stale => self.revision == self.runs,
+            ReplicaState::Staged | ReplicaState::Applied | ReplicaState::Rejected => false,
+        }
     }
 }
 

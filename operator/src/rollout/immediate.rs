@@ -4,13 +4,12 @@ use quorate_crds::{ReplicaState, Rollout, head::Head};
 
 use super::{Facts, Replica, facts::reasons};
 
-/// Why the published revision must be taken back, if it must.
+/// Why the published revision must be taken back, if it must. What there is no way back from stays refused as
+/// long as the pods say so.
 #[must_use]
-pub fn refused(rollout: &Rollout, head: &Head, facts: &Facts) -> Option<String> {
-    // What people pinned, and what was brought back already, is not taken back again. What there is no
-    // way back from stays refused as long as the pods say so.
-    let is_young = facts.seconds_since(head.decided_at) < rollout.deadline().seconds();
-    let watched = head.restored.is_none() && (is_young || head.good.is_none());
+pub fn refused(rollout: &Rollout, head: &Head, has_way_back: bool, facts: &Facts) -> Option<String> {
+    // What people pinned, and what was brought back already, is not taken back again.
+    let watched = head.restored.is_none() && (is_young(rollout, head, facts) || !has_way_back);
     let (asked, refusals) = refusals(head, facts);
     let budget = rollout.max_rejected().at_most(asked);
     (watched && refusals.len() > budget).then(|| {
@@ -19,9 +18,10 @@ pub fn refused(rollout: &Rollout, head: &Head, facts: &Facts) -> Option<String> 
     })
 }
 
-/// Whether the published revision may be gone back to: the pods run it, all but as many as may refuse. That
-/// they have not refused it yet is not enough, for they may not have come to it. Pods that cannot follow
-/// say nothing of it; content that was brought back was good before.
+/// Whether the published revision may be gone back to: the pods run it, or came from it to the candidate, all
+/// but as many as may refuse. That they have not refused it yet is not enough, for they may not have come to
+/// it. Pods that cannot follow say nothing of it. Where there is nobody to say something, what has lasted is
+/// good; and content that was brought back was good before.
 #[must_use]
 pub fn is_good(rollout: &Rollout, head: &Head, facts: &Facts) -> bool {
     let (asked, refusals) = refusals(head, facts);
@@ -29,8 +29,18 @@ pub fn is_good(rollout: &Rollout, head: &Head, facts: &Facts) -> bool {
         return refusals.len() <= rollout.max_rejected().at_most(asked);
     }
     let able: Vec<_> = facts.able().collect();
-    let running = able.iter().filter(|(_, r)| r.runs == Some(head.revision) && !refusals.contains(r)).count();
+    if able.is_empty() {
+        return !is_young(rollout, head, facts);
+    }
+    let proposed = head.standing.rollout.as_ref().map(|instruction| instruction.proposal.revision);
+    let runs = |replica: &Replica| replica.runs.is_some_and(|runs| runs == head.revision || Some(runs) == proposed);
+    let running = able.iter().filter(|(_, replica)| runs(replica) && !refusals.contains(replica)).count();
     running > 0 && running + rollout.max_rejected().at_most(able.len()) >= able.len()
+}
+
+/// Whether refusals may still come.
+fn is_young(rollout: &Rollout, head: &Head, facts: &Facts) -> bool {
+    facts.seconds_since(head.decided_at) < rollout.deadline().seconds()
 }
 
 /// Of how many pods, and who of them refuses the published revision.
