@@ -14,6 +14,11 @@ plugins() {
   done
 }
 
+static() { # PROGRAM
+  local path
+  path=$(command -v "$1") && ! LC_ALL=C readelf -l "$path" | grep -q INTERP
+}
+
 no() { # REASON…
   echo "$*"
   exit 1
@@ -40,8 +45,9 @@ check() {
   need runc runc
   need iptables iptables
   need ip iproute2
-  need catatonit catatonit   # the first process of the machine, and of each pod
-  need busybox busybox-static # the tests' applications
+  # Both go into images that have nothing else: the first process of the machine and of each pod, and the applications.
+  static catatonit || missing+=(catatonit)
+  static busybox || missing+=(busybox-static)
   [ -n "$(plugins)" ] || missing+=(containernetworking-plugins)
   [ ${#missing[@]} = 0 ] || install "${missing[@]}"
   plugins
@@ -64,7 +70,10 @@ init() { # CGROUP
   done
   # kubelet ends what it does not know in its cgroup, so each has one of its own.
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-    sed 's/^/+/; s/ / +/g' /sys/fs/cgroup/cgroup.controllers >/sys/fs/cgroup/cgroup.subtree_control
+    # kubelet says which it misses, if one cannot be had.
+    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+      echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control || true
+    done
     mkdir "/sys/fs/cgroup/$1"
   else
     for controller in /sys/fs/cgroup/*/; do mkdir "$controller$1"; done
