@@ -326,7 +326,7 @@ pub struct Freshness {
     /// 3s.
     // A part of three seconds or more makes the whole so. CEL's durations are not known everywhere.
     #[serde(default = "five_minutes")]
-    #[x_kube(validation = Rule::new("self.matches('[3-9]s|[1-9][0-9]+s|[1-9][0-9]*[mh]')").message("maxAge must be at least 3s: pods confirm what they know three times within it"))]
+    #[x_kube(validation = Rule::new("self.matches('[3-9]s|[1-9][0-9]+s|[1-9][0-9]*[mh]')").message("must be at least 3s: pods confirm what they know three times within it"))]
     pub max_age: Span,
 
     /// What a pod beyond it does besides telling so: Keep its files and serve on, or be Unready.

@@ -299,8 +299,8 @@ async fn what_cannot_be_is_refused_or_waited_for_with_its_reason() {
         ("strategy: Quorum, deadline: soon", "deadline"),
         ("strategy: Canary, steps: [{pods: 1}], gates: [{name: a}]", "exactly one of podsReady, http, prometheus"),
         ("strategy: Canary, steps: [{pods: 1}], gates: [{name: a, http: {url: 'file:///x'}}]", "url"),
-        ("}, freshness: {maxAge: 2s", "maxAge must be at least 3s"),
-        ("}, freshness: {maxAge: 0h00m", "maxAge must be at least 3s"),
+        ("}, freshness: {maxAge: 2s", "must be at least 3s"),
+        ("}, freshness: {maxAge: 0h00m", "must be at least 3s"),
     ];
     for (rollout, reason) in refused {
         let error = scene.try_apply(&scene.config("web", &spec("one", rollout))).unwrap_err();
