@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{DistributedConfigStatus, Freshness, Rollout};
+use crate::{Agreement, DistributedConfigStatus, Freshness, Rollout};
 
 /// A JSON object of any shape, kept as written.
 pub type Object = Map<String, Value>;
@@ -63,6 +63,10 @@ pub struct DistributedConfigSpec {
     /// How a new revision reaches the pods; by default at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+
+    /// Who decides what the next revision is: without it, this cluster alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
 
     /// How old a pod's knowledge of its configuration may become, and what it does beyond that.
     #[serde(default, skip_serializing_if = "Option::is_none")]

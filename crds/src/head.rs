@@ -5,7 +5,10 @@
 //! annotations the revision, the hash and the chain. The hash covers the manifest, and the
 //! manifest covers the bytes, so whoever reads a head can verify all of it ([`Head::from_secret`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference};
@@ -152,6 +155,8 @@ pub struct Head {
     pub changed_by: Option<String>,
     /// The operator's Lamport clock when it was written.
     pub lamport: i64,
+    /// The term of the operator that wrote it; 0 if none was ever elected.
+    pub term: u64,
     /// What the head says beside its content; of no meaning in a log entry.
     pub standing: Standing,
     /// How fresh pods must be.
@@ -204,6 +209,7 @@ impl Head {
             good: None,
             changed_by: None,
             lamport: previous.map_or(0, |p| p.lamport).saturating_add(1),
+            term: previous.map_or(0, |p| p.term),
             standing: Standing {
                 rollout: None,
                 highest: revision.max(previous.map_or(0, |p| p.standing.highest)),
@@ -217,12 +223,16 @@ impl Head {
     /// The annotations that may change under one revision.
     #[must_use]
     pub fn standing_annotations(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([
+        let mut annotations = BTreeMap::from([
             // Strings and numbers only: it cannot fail.
             (names::ROLLOUT.to_owned(), serde_json::to_string(&self.standing).unwrap_or_default()),
             (names::FRESHNESS.to_owned(), freshness_text(&self.freshness)),
             (names::LAMPORT.to_owned(), self.lamport.to_string()),
-        ])
+        ]);
+        if self.term > 0 {
+            annotations.insert(names::FENCING_TOKEN.to_owned(), self.term.to_string());
+        }
+        annotations
     }
 
     /// The candidate's Secret: immutable, and with the pods (see `population`) that were ready then.
@@ -250,6 +260,17 @@ impl Head {
         let name = names::revision_name(&config.name_any(), self.revision);
         let mut secret = self.secret(config, name, names::REVISION_TYPE, names::KIND_REVISION);
         secret.immutable = Some(true);
+        secret
+    }
+
+    /// The content's Secret, immutable, under its hash: what clusters agree on. No config owns it: it is made in each of the
+    /// clusters.
+    #[must_use]
+    pub fn to_agreed_secret(&self, config: &DistributedConfig) -> Secret {
+        let name = names::agreed_content_name(&config.name_any(), &self.hash);
+        let mut secret = self.secret(config, name, names::AGREED_TYPE, names::KIND_AGREED_CONTENT);
+        secret.immutable = Some(true);
+        secret.metadata.owner_references = None;
         secret
     }
 
@@ -308,6 +329,9 @@ impl Head {
         if let Some(who) = &self.changed_by {
             a.insert(names::CHANGED_BY.to_owned(), who.clone());
         }
+        if self.term > 0 {
+            a.insert(names::FENCING_TOKEN.to_owned(), self.term.to_string());
+        }
         a
     }
 
@@ -346,6 +370,7 @@ impl Head {
             good: number(secret, names::GOOD)?,
             changed_by: secret.annotations().get(names::CHANGED_BY).cloned(),
             lamport: number(secret, names::LAMPORT)?.unwrap_or_default(),
+            term: number(secret, names::FENCING_TOKEN)?.unwrap_or_default(),
             standing: json(secret, names::ROLLOUT)?,
             freshness: json(secret, names::FRESHNESS)?,
             bundle: Bundle {
@@ -357,7 +382,7 @@ impl Head {
     }
 }
 
-fn number(secret: &Secret, name: &'static str) -> Result<Option<i64>, HeadError> {
+fn number<N: FromStr>(secret: &Secret, name: &'static str) -> Result<Option<N>, HeadError> {
     let text = secret.annotations().get(name);
     text.map(|text| text.parse().map_err(|_| HeadError::Annotation(name))).transpose()
 }
@@ -413,7 +438,8 @@ mod tests {
     #[test]
     fn a_head_reads_back_as_it_was_written() {
         let first = Head::next(None, 1, bundle(&[("a", "1")]), "2026-01-02T03:04:05.678901234Z".parse().unwrap());
-        let second = Head::next(Some(&first), 1, bundle(&[("a", "2"), ("b/c", "3")]), Timestamp::UNIX_EPOCH);
+        let next = Head::next(Some(&first), 1, bundle(&[("a", "2"), ("b/c", "3")]), Timestamp::UNIX_EPOCH);
+        let second = Head { term: 4711, ..next };
         assert_eq!((first.revision, second.revision), (1, 2));
         for head in [first, second] {
             assert_eq!(Head::from_secret(&head.to_head_secret(&config())), Ok(head.clone()));

@@ -8,8 +8,13 @@ pub const REVISION_TYPE: &str = "quorate.io/revision";
 /// The Secret type of a candidate: content that is proposed, while a rollout runs.
 pub const CANDIDATE_TYPE: &str = "quorate.io/candidate";
 
+/// The Secret type of what a set of clusters agrees on: content by its hash, and the entries of their log; immutable.
+pub const AGREED_TYPE: &str = "quorate.io/agreed";
+
 /// Label on everything stored for a config: the config's name.
 pub const LABEL_CONFIG: &str = "quorate.io/config";
+/// Label on an item of a queue: the queue's name.
+pub const LABEL_QUEUE: &str = "quorate.io/queue";
 /// Label that tells what a Secret is: [`KIND_HEAD`], [`KIND_CANDIDATE`] or [`KIND_REVISION`].
 pub const LABEL_KIND: &str = "quorate.io/kind";
 /// Value of [`LABEL_KIND`] on the head.
@@ -18,6 +23,13 @@ pub const KIND_HEAD: &str = "head";
 pub const KIND_CANDIDATE: &str = "candidate";
 /// Value of [`LABEL_KIND`] on log entries.
 pub const KIND_REVISION: &str = "revision";
+
+/// Value of [`LABEL_KIND`] on content that clusters agree on.
+pub const KIND_AGREED_CONTENT: &str = "agreed-content";
+/// Value of [`LABEL_KIND`] on the entries of clusters' log.
+pub const KIND_AGREED: &str = "agreed";
+/// The data key of an entry of clusters' log.
+pub const AGREED_KEY: &str = "entry";
 
 /// Annotation: the revision number, decimal. On a pod that mounts heads as plain volumes, those that it
 /// was told of: `web=7,db=3`.
@@ -37,6 +49,8 @@ pub const RESTORED: &str = "quorate.io/restored";
 pub const GOOD: &str = "quorate.io/good";
 /// Annotation: who made the change behind this revision, from metadata.managedFields.
 pub const CHANGED_BY: &str = "quorate.io/changed-by";
+/// Annotation: the term of the leader that wrote it, decimal. The API server refuses a lower one.
+pub const FENCING_TOKEN: &str = "quorate.io/fencing-token";
 /// Annotation: the Lamport stamp, decimal.
 pub const LAMPORT: &str = "quorate.io/lamport";
 /// Annotation on the head: the rollout under way and what was refused, as JSON ([`crate::Standing`]).
@@ -56,6 +70,15 @@ pub const FORCE_PROMOTE: &str = "quorate.io/force-promote";
 pub const ABORT: &str = "quorate.io/abort";
 /// Annotation on a config: the refused revision whose content is proposed again.
 pub const RETRY: &str = "quorate.io/retry";
+
+/// Annotation on a Lease: who holds the lock and who waits, as JSON.
+pub const LOCK: &str = "quorate.io/lock";
+/// Annotation of a Lease: what one member of a lock on many clusters (`RedLock`) knows, but for its token, which is its [`FENCING_TOKEN`].
+pub const REDLOCK: &str = "quorate.io/redlock";
+/// Label on a Lease: the client whom its last grant went to, so that only that one is told of it.
+pub const LOCK_GRANTED: &str = "quorate.io/granted";
+/// Annotation on what coordination writes: the uid of the pod that wrote this version.
+pub const WRITER: &str = "quorate.io/writer";
 
 /// Data key of the manifest.
 pub const MANIFEST_KEY: &str = "quorate.manifest.json";
@@ -84,4 +107,35 @@ pub fn access_name(config: &str) -> String {
 #[must_use]
 pub fn revision_name(config: &str, revision: i64) -> String {
     format!("{config}.quorate-r{revision}")
+}
+
+/// The name of the content with this hash (`sha256:…`) that clusters agree on.
+#[must_use]
+pub fn agreed_content_name(config: &str, hash: &str) -> String {
+    let digits = hash.rsplit(':').next().unwrap_or_default();
+    format!("{config}.quorate-c{}", digits.get(..32).unwrap_or(digits))
+}
+
+/// The name of an entry of the log that clusters agree on.
+#[must_use]
+pub fn agreed_name(config: &str, revision: i64) -> String {
+    format!("{config}.quorate-a{revision}")
+}
+
+/// The name of the register in which clusters agree on a config.
+#[must_use]
+pub fn config_register(config: &str) -> String {
+    format!("config.{config}")
+}
+
+/// The name of the register of a counter over several clusters.
+#[must_use]
+pub fn counter_register(counter: &str) -> String {
+    format!("counter.{counter}")
+}
+
+/// The name of the register of a lock over several clusters.
+#[must_use]
+pub fn lock_register(lock: &str) -> String {
+    format!("lock.{lock}")
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time}
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Strategy;
+use crate::{AgreementStatus, Strategy};
 
 /// What was last observed. Conditions follow kstatus.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,10 @@ pub struct DistributedConfigStatus {
     /// The last candidate that made way for newer content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded: Option<i64>,
+
+    /// With spec.agreement: what the clusters decided last, as far as is known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementStatus>,
 
     /// What the pods say.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -12,5 +12,10 @@ pub fn crd_documents() -> Result<Vec<(&'static str, String)>, serde_yaml::Error>
     Ok(vec![
         ("quorate.io_distributedconfigs.yaml", yaml(crate::DistributedConfig::crd())?),
         ("quorate.io_configreplicas.yaml", yaml(crate::ConfigReplica::crd())?),
+        ("quorate.io_distributedcounters.yaml", yaml(crate::DistributedCounter::crd())?),
+        ("quorate.io_distributedqueues.yaml", yaml(crate::DistributedQueue::crd())?),
+        ("quorate.io_queueitems.yaml", yaml(crate::QueueItem::crd())?),
+        ("quorate.io_acceptors.yaml", yaml(crate::Acceptor::crd())?),
+        ("quorate.io_clustersets.yaml", yaml(crate::ClusterSet::crd())?),
     ])
 }
