@@ -64,7 +64,7 @@ pub enum ApplyError {
     Api(#[from] ApiError),
 }
 
-/// Does it, as [`done`] says. After an error the head and the candidate are read again.
+/// Does it, as `done` says. After an error the head and the candidate are read again.
 ///
 /// # Errors
 /// [`ApplyError`].
@@ -216,6 +216,7 @@ async fn propose(
     let mut head = Head::next(Some(&stored.head), highest, bundle, facts.now);
     head.changed_by = facts.changed_by.clone();
     head.lamport = facts.lamport(stored.head.lamport);
+    head.term = facts.term_after(stored.head.term);
     let key = Key::of(config);
     state.begin_write(&key);
     match candidate::create(client, config, &head, &electorate(&facts.pods)).await {

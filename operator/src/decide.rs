@@ -501,6 +501,7 @@ pub fn head_after(
     };
     head.freshness = spec.freshness.clone().unwrap_or_default();
     head.lamport = facts.lamport(before.map_or(0, |before| before.lamport));
+    head.term = facts.term_after(before.map_or(0, |before| before.term));
     Some(head)
 }
 
@@ -580,6 +581,7 @@ mod tests {
             baking_since: None,
             orders: quorate_crds::Orders::default(),
             changed_by: None,
+            term: 0,
             now: Timestamp::UNIX_EPOCH,
             fresh: false,
         }

@@ -3,7 +3,7 @@
 //! Users choose the addresses, so the operator follows no redirect, reads a bounded answer within a
 //! bounded time, and shows nothing of it but its status or a number.
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -14,12 +14,18 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use quorate_crds::{Gate, PrometheusGate};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde_json::Value;
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The most bytes of an answer that are read.
 const MAX_ANSWER: usize = 1 << 20;
+/// In a pod, the cluster's own authority: Services within the cluster may be vouched for by it.
+const CLUSTER: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// Asks gates.
 pub struct Asker {
@@ -28,18 +34,38 @@ pub struct Asker {
 
 impl Default for Asker {
     fn default() -> Self {
-        let provider = rustls::crypto::ring::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)
-            .map(|tls| tls.https_or_http().enable_http1().build())
-            .map_err(|error| format!("TLS cannot be set up (are there certificates of authorities?): {error}"));
+        Self::trusting(authorities())
+    }
+}
+
+/// Whom gates may be vouched for by: the public authorities, which this program brings, as its image has none; those of
+/// the machine, or of the file that `SSL_CERT_FILE` names; and, in a pod, the cluster's.
+fn authorities() -> RootCertStore {
+    let mut all = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let own = rustls_native_certs::load_native_certs();
+    // Without them an address may be refused later, but none that needs no authority.
+    for error in own.errors {
+        tracing::warn!(%error, "certificates of authorities cannot be read (SSL_CERT_FILE?): gates go on without them");
+    }
+    all.add_parsable_certificates(own.certs);
+    let cluster = CertificateDer::pem_file_iter(Path::new(CLUSTER)).into_iter().flatten().filter_map(Result::ok);
+    all.add_parsable_certificates(cluster);
+    all
+}
+
+impl Asker {
+    fn trusting(authorities: RootCertStore) -> Self {
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map(|tls| tls.with_root_certificates(authorities).with_no_client_auth())
+            .map_err(|error| format!("TLS cannot be set up: {error}"));
+        let connector =
+            config.map(|tls| HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build());
         // A gate is asked every few seconds: a connection in between would only grow old.
         let client = connector.map(|c| Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(c));
         Self { client }
     }
-}
 
-impl Asker {
     /// Whether the gate holds.
     ///
     /// # Errors
@@ -146,10 +172,13 @@ fn within(gate: &PrometheusGate, body: &[u8]) -> Result<(), String> {
 mod tests {
     use super::*;
     use quorate_crds::HttpGate;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::{ServerConfig, pki_types::PrivateKeyDer};
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
+        io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
         net::TcpListener,
     };
+    use tokio_rustls::TlsAcceptor;
 
     fn prometheus(body: &str) -> Result<(), String> {
         let gate = PrometheusGate { max: Some(0.5), min: Some(0.0), ..PrometheusGate::default() };
@@ -178,19 +207,25 @@ mod tests {
         }
     }
 
+    async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) {
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = stream.flush().await;
+        // A gate that hangs keeps its connection.
+        let _ = stream.read(&mut request).await;
+    }
+
+    async fn ask(asker: &Asker, url: String) -> Result<(), String> {
+        asker.ask(&Gate { name: "g".into(), http: Some(HttpGate { url }), ..Gate::default() }).await
+    }
+
     async fn asked(answer: &'static str) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/health", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 1024];
-            let _ = stream.read(&mut request).await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            // A gate that hangs keeps its connection.
-            let _ = stream.read(&mut request).await;
-        });
-        let gate = Gate { name: "g".into(), http: Some(HttpGate { url }), ..Gate::default() };
-        let result = Asker::default().ask(&gate).await;
+        let server = tokio::spawn(async move { serve(listener.accept().await.unwrap().0, answer).await });
+        // As in an image without any authority: plain HTTP needs none.
+        let result = ask(&Asker::trusting(RootCertStore::empty()), url).await;
         server.abort();
         result
     }
@@ -204,5 +239,46 @@ mod tests {
         assert!(error.contains("500"), "{error}");
         let error = asked("").await.unwrap_err();
         assert!(error.contains("did not answer within 5 s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_https_address_needs_an_authority_that_is_trusted() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).unwrap().der().clone();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/health", listener.local_addr().unwrap().port());
+        let server = tokio::spawn(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(tls));
+            loop {
+                // A client that trusts nobody here ends the handshake.
+                if let Ok(stream) = acceptor.accept(listener.accept().await.unwrap().0).await {
+                    serve(stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            }
+        });
+        let mut ours = RootCertStore::empty();
+        ours.add(authority).unwrap();
+        assert_eq!(ask(&Asker::trusting(ours), url.clone()).await, Ok(()));
+        let error = ask(&Asker::default(), url).await.unwrap_err();
+        assert!(error.contains("certificate"), "{error}");
+        server.abort();
+    }
+
+    #[test]
+    fn public_authorities_are_trusted_wherever_it_runs() {
+        let all = authorities();
+        assert!(webpki_roots::TLS_SERVER_ROOTS.iter().all(|root| all.roots.contains(root)));
+        assert!(all.len() > 50, "{}", all.len());
     }
 }

@@ -4,21 +4,27 @@
 //! fourth touch the API. It is level-triggered: a run depends on what is there, not on what happened.
 
 pub mod access;
+pub mod agreement;
 pub mod api;
 pub mod apply;
 pub mod candidate;
+pub mod clusters;
 pub mod decide;
 pub mod dereference;
 pub mod gates;
 pub mod guarded;
 pub mod health;
 mod key;
+pub mod leader;
+pub mod locks;
 pub mod log;
 pub mod metrics;
 pub mod nudge;
 pub mod options;
 pub mod population;
+pub mod proof;
 pub mod queue;
+pub mod readiness;
 pub mod reconcile;
 pub mod report;
 pub mod rollout;
@@ -29,6 +35,7 @@ pub mod watch;
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use kube::Client;
+use quorate_coordination::{Session, queue::janitor};
 use tokio::{net::TcpListener, task::JoinSet};
 
 pub use key::Key;
@@ -56,6 +63,10 @@ pub struct Operator {
     pub gates: gates::Asker,
     /// Whether pods that mount a head as a plain volume are told when it moved.
     pub nudges: bool,
+    /// The ClusterSets.
+    pub clusters: clusters::Clusters,
+    /// What they decide on.
+    pub agreements: agreement::Agreements,
 }
 
 /// What an operator is told to do.
@@ -65,6 +76,8 @@ pub struct Settings {
     pub namespaces: Vec<String>,
     /// Whether pods that mount a head as a plain volume are told when it moved.
     pub nudges: bool,
+    /// How one of several operators is elected to write; none if there is one only.
+    pub election: Option<leader::Election>,
 }
 
 impl From<Vec<String>> for Settings {
@@ -98,34 +111,73 @@ pub async fn client() -> anyhow::Result<Client> {
 /// Runs the operator until `shutdown`.
 ///
 /// # Errors
-/// When the listener fails.
+/// When the listener fails, or it does not lead any more: what it remembers may be old then, so it begins anew.
 pub async fn run(
     client: Client,
     settings: impl Into<Settings>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let Settings { namespaces, nudges } = settings.into();
+    let Settings { namespaces, nudges, election } = settings.into();
+    let leader = Arc::new(leader::Leader::default());
     let operator = Arc::new(Operator {
-        client,
+        client: if election.is_some() { leader::guarded(&client, &leader) } else { client.clone() },
         state: state::State::default(),
         gates: gates::Asker::default(),
         metrics: metrics::Metrics::default(),
         health: health::Health::new(watch::names_of(&namespaces)),
         namespaces,
         nudges,
+        clusters: clusters::Clusters::default(),
+        agreements: agreement::Agreements::default(),
     });
     tracing::info!(address = %listener.local_addr()?, "listening");
     let routes = serve::routes(Arc::clone(&operator));
     tokio::select! {
         served = async { axum::serve(listener, routes).await } => Ok(served?),
         () = watch::follow(Arc::clone(&operator)) => Ok(()),
-        () = work(Arc::clone(&operator)) => Ok(()),
+        // Also who does not lead: the lock may be the leader's.
+        () = Box::pin(locks::follow(&client, &operator)) => Ok(()),
+        ended = Box::pin(lead(client.clone(), &operator, &leader, election.as_ref())) => ended,
         () = shutdown => {
             tracing::info!("ending");
+            leader.resign().await;
             Ok(())
         }
     }
+}
+
+/// Works, as long as it leads; without an election it always does.
+async fn lead(
+    client: Client,
+    operator: &Arc<Operator>,
+    leader: &leader::Leader,
+    election: Option<&leader::Election>,
+) -> anyhow::Result<()> {
+    let Some(election) = election else {
+        operator.metrics.leads.set(1);
+        serve_all(operator).await?;
+        return Ok(());
+    };
+    let term = leader.elected(client, election, &operator.health).await?;
+    tracing::info!(term, "this operator leads");
+    operator.state.lead(term);
+    operator.metrics.leads.set(1);
+    tokio::select! {
+        ended = serve_all(operator) => ended,
+        why = leader.lost() => {
+            operator.metrics.leads.set(0);
+            anyhow::bail!("this operator does not lead any more: {why}: it ends, to begin anew")
+        }
+    }
+}
+
+/// Serves configs, keeps queues in order, and looks after ClusterSets.
+async fn serve_all(operator: &Arc<Operator>) -> anyhow::Result<()> {
+    let session = Session::new("quorate-operator")?;
+    let queues = janitor::run(operator.client.clone(), &operator.namespaces, &session);
+    tokio::join!(work(Arc::clone(operator)), queues, Box::pin(clusters::follow(operator)));
+    Ok(())
 }
 
 /// Runs what is due, for ever.

@@ -38,7 +38,8 @@ fn main() -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        let settings = Settings { namespaces: options.namespaces(), nudges: options.nudge_pods };
+        let (namespaces, election) = (options.namespaces(), options.election());
+        let settings = Settings { namespaces, nudges: options.nudge_pods, election };
         quorate_operator::run(client, settings, listener, shutdown).await
     })
 }

@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::readiness;
+
 /// Seconds from a millisecond to a minute.
 const SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0];
 
@@ -32,8 +34,12 @@ pub struct Metrics {
     pub publications: Counter,
     /// Pods that were told to look for a head.
     pub nudges: Counter,
-    /// Configs that exist.
-    pub configs: Gauge,
+    /// Configs that exist, by what their condition Ready says.
+    pub configs: readiness::Counts,
+    /// Claims on locks that were taken back, as their process has ended.
+    pub locks_passed_on: Counter,
+    /// 1 if this operator leads.
+    pub leads: Gauge,
     errors: Family<Category, Counter>,
     rollouts: Family<Ended, Counter>,
 }
@@ -46,7 +52,9 @@ impl Default for Metrics {
             reconcile: Histogram::new(SECONDS),
             publications: Counter::default(),
             nudges: Counter::default(),
-            configs: Gauge::default(),
+            configs: readiness::Counts::default(),
+            locks_passed_on: Counter::default(),
+            leads: Gauge::default(),
             errors: Family::default(),
             rollouts: Family::default(),
             registry: Registry::default(),
@@ -62,7 +70,13 @@ impl Default for Metrics {
         registry.register_with_unit("reconcile_duration", "One run of one config", seconds(), m.reconcile.clone());
         registry.register("publications", "Revisions written", m.publications.clone());
         registry.register("nudges", "Pods without a sidecar that were told to look for a head", m.nudges.clone());
-        registry.register("configs", "DistributedConfigs that exist", m.configs.clone());
+        registry.register_collector(Box::new(m.configs.clone()));
+        registry.register(
+            "locks_passed_on",
+            "Claims on locks that were taken back, as their process has ended",
+            m.locks_passed_on.clone(),
+        );
+        registry.register("leads", "1 if this operator leads, and so writes", m.leads.clone());
         registry.register("errors", "What went wrong, by category", m.errors.clone());
         registry.register("rollouts", "Rollouts that ended, by outcome", m.rollouts.clone());
         Self { registry, ..metrics }

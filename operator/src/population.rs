@@ -62,6 +62,7 @@ pub fn known(state: &State, config: &DistributedConfig, memory: &HeadMemory) -> 
         baking_since: stage.baking_since,
         orders: Orders::of(config.annotations()),
         changed_by: state.changed_by(&key),
+        term: state.term(),
         now: Timestamp::now(),
         fresh: false,
     }

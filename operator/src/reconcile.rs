@@ -4,11 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
+use quorate_coordination::quorum::OpenError;
 use quorate_crds::{ConfigRef, DistributedConfig};
 use quorate_resolve::{Problem, ProblemKind, Problems, Sources};
 
 use crate::{
     Key, Operator, access,
+    agreement::{self, AgreementError},
     api::ApiError,
     apply::{self, ApplyError, Outcome},
     decide::{Action, Decision, Observed, Refusal, Restore, Situation, Wanted, decide, rollout_of},
@@ -34,6 +36,9 @@ pub enum RunError {
     /// Reading.
     #[error(transparent)]
     Dereference(#[from] DereferenceError),
+    /// What other clusters have a say in.
+    #[error(transparent)]
+    Agreement(#[from] AgreementError),
     /// Writing the head or the log.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -59,6 +64,7 @@ impl RunError {
         match (self.api(), self) {
             (Some(error), _) => error.category(),
             (None, Self::Apply(ApplyError::Conflict)) => "conflict",
+            (None, Self::Agreement(_)) => "agreement",
             (None, Self::Bug) => "bug",
             (None, _) => "log",
         }
@@ -68,6 +74,12 @@ impl RunError {
     fn verdict(&self, config: &DistributedConfig) -> Option<Verdict> {
         let is_final = self.api().is_none_or(ApiError::is_refusal);
         match self {
+            // People are to know that clusters are lost, be it for a while.
+            Self::Agreement(AgreementError::NoMajority { .. } | AgreementError::Open(OpenError::Unknown { .. })) => {
+                Some(report::failed(config, "QuorumLost", None, self))
+            }
+            Self::Agreement(AgreementError::Api(_)) if !is_final => None,
+            Self::Agreement(_) => Some(report::failed(config, "AgreementFailed", None, self)),
             Self::Apply(ApplyError::Conflict) | Self::Report(_) => None,
             _ if !is_final => None,
             Self::Dereference(DereferenceError::Source { source_ref, .. }) => {
@@ -91,6 +103,7 @@ impl RunError {
                 | DereferenceError::Head(error)
                 | DereferenceError::Log(LogError::Api(error)),
             )
+            | Self::Agreement(AgreementError::Api(error))
             | Self::Apply(ApplyError::Read(error) | ApplyError::Api(error) | ApplyError::Log(LogError::Api(error)))
             | Self::Report(error) => Some(error),
             _ => None,
@@ -157,6 +170,9 @@ async fn end(
         _ => PODS_AGE_AT_REST,
     };
     population::look_again(client, state, config, age).await.map_err(DereferenceError::Head)?;
+    if config.spec.agreement.is_some() {
+        agreement::catch_up(operator, config).await;
+    }
     let nudged = nudge_pods(operator, config, &run.memory).await.map_err(RunError::Report)?;
     let verdict = report::verdict(&run.outcome, &run.memory, run.progress.as_ref(), run.problems.as_ref());
     let wait = tell(operator, config, Some(&run), access, &verdict).await.map_err(RunError::Report)?;
@@ -168,7 +184,8 @@ async fn end(
     let soon = awaited.then_some(Duration::from_secs(1));
     let judged = run.progress.and_then(|progress| progress.again).map(Duration::from_secs);
     let looked = is_under_way.then_some(PODS_AGE);
-    Ok([wait, soon, judged, looked, nudged, Some(ROUTINE)].into_iter().flatten().min())
+    let agreed = config.spec.agreement.as_ref().map(|_| agreement::ROUTINE);
+    Ok([wait, soon, judged, looked, nudged, agreed, Some(ROUTINE)].into_iter().flatten().min())
 }
 
 /// Tells pods without a sidecar to look for the head. A refusal is told once a revision.
@@ -216,6 +233,16 @@ async fn publish(
             operator.metrics.error(problem.kind.reason());
         }
     }
+    let wanted = match &config.spec.agreement {
+        Some(with) if !config.spec.suspend => {
+            let published = match &memory.observed {
+                Observed::Ours(stored) => Some(stored.head.hash.as_str()),
+                _ => None,
+            };
+            agreement::agreed(operator, config, with, wanted, published).await?
+        }
+        _ => wanted,
+    };
     let (decision, facts) = decided(operator, config, &memory, wanted).await?;
     let publishes = matches!(decision.action, Action::Publish(_) | Action::Restore { .. } | Action::Accept);
     let written = || {
@@ -374,7 +401,8 @@ async fn tell(
     let facts = memory.map(|memory| population::known(&operator.state, &newest, memory));
     let progress = run.and_then(|run| run.progress.as_ref());
     let view = facts.as_ref().map(|facts| View { facts, progress });
-    let Some(status) = report::status(&newest, verdict, access, memory, view, now) else { return Ok(None) };
+    let agreement = newest.spec.agreement.as_ref().and_then(|with| operator.agreements.status(&key, with));
+    let Some(status) = report::status(&newest, verdict, access, memory, view, agreement, now) else { return Ok(None) };
     let wait = operator.state.status_wait(&key);
     if !wait.is_zero() {
         return Ok(Some(wait));

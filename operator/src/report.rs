@@ -9,8 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 use quorate_crds::{
-    Ask, CandidateStatus, DistributedConfig, DistributedConfigStatus, HistoryEntry, Instruction, PodCounts, Proposal,
-    Refused, ReplicaState, Standing,
+    AgreementStatus, Ask, CandidateStatus, DistributedConfig, DistributedConfigStatus, HistoryEntry, Instruction,
+    PodCounts, Proposal, Refused, ReplicaState, Standing,
     head::{Head, hex},
     names,
 };
@@ -308,12 +308,15 @@ pub fn status(
     access: Option<&access::Word>,
     memory: Option<&HeadMemory>,
     view: Option<View<'_>>,
+    agreement: Option<AgreementStatus>,
     now: Timestamp,
 ) -> Option<DistributedConfigStatus> {
     let old = config.status.clone().unwrap_or_default();
     let generation = config.metadata.generation;
     let mut status = DistributedConfigStatus { observed_generation: generation, ..old.clone() };
     status.phase = Some(phase(verdict).to_owned());
+    // What was known before an operator that has just begun is better than nothing.
+    status.agreement = agreement.or(old.agreement.clone().filter(|_| config.spec.agreement.is_some()));
     if let Some(memory) = memory {
         if let Observed::Ours(Stored { head, .. }) = &memory.observed {
             status.revision = Some(head.revision);
@@ -556,10 +559,10 @@ mod tests {
     fn a_status_is_written_once_and_transitions_keep_their_time() {
         let mut config = config();
         let bad = stalled("HeadNameTaken", "x".into());
-        config.status = status(&config, &bad, None, None, None, at(1));
-        assert_eq!(status(&config, &bad, None, None, None, at(2)), None);
+        config.status = status(&config, &bad, None, None, None, None, at(1));
+        assert_eq!(status(&config, &bad, None, None, None, None, at(2)), None);
         let other = stalled("PinnedRevisionGone", "y".into());
-        let next = status(&config, &other, None, None, None, at(3)).unwrap();
+        let next = status(&config, &other, None, None, None, None, at(3)).unwrap();
         assert!(next.conditions.iter().all(|c| c.last_transition_time.0 == at(1) && c.observed_generation == Some(3)));
     }
 
@@ -570,7 +573,7 @@ mod tests {
         let first = warning(&config, &bad, None, at(1)).unwrap();
         // A crash between event and status: the same name.
         assert_eq!(warning(&config, &bad, None, at(9)).unwrap().metadata.name, first.metadata.name);
-        config.status = status(&config, &bad, None, None, None, at(1));
+        config.status = status(&config, &bad, None, None, None, None, at(1));
         assert_eq!(warning(&config, &bad, None, at(2)), None);
         let other = warning(&config, &stalled("HeadNameTaken", "y".into()), None, at(3)).unwrap();
         assert_ne!(other.metadata.name, first.metadata.name);
@@ -606,7 +609,7 @@ mod tests {
         assert_eq!(reasons, ["Published", "Restored", "Published"]);
         let held = Outcome::Held(Why::Current);
         config.status =
-            status(&config, &verdict(&held, &memory(1..=1), None, None), None, Some(&memory(1..=1)), None, at(1));
+            status(&config, &verdict(&held, &memory(1..=1), None, None), None, Some(&memory(1..=1)), None, None, at(1));
         let rest = publications(&config, Some(&held), Some(&memory(1..=3)), at(9));
         let names = |events: &[Event]| events.iter().map(|e| e.metadata.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&rest), names(&told[1..]));
@@ -617,7 +620,7 @@ mod tests {
         let mut config = config();
         config.spec.revision_history_limit = 2;
         let held = verdict(&Outcome::Held(Why::Current), &memory(1..=5), None, None);
-        let history = status(&config, &held, None, Some(&memory(1..=5)), None, at(1)).unwrap().history;
+        let history = status(&config, &held, None, Some(&memory(1..=5)), None, None, at(1)).unwrap().history;
         assert_eq!(history.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [5, 4]);
     }
 

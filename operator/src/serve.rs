@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
-use crate::Operator;
+use crate::{Operator, readiness::Readiness};
 
 /// The routes.
 pub fn routes(operator: Arc<Operator>) -> Router {
@@ -33,7 +33,7 @@ async fn readyz(State(operator): State<Arc<Operator>>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(operator): State<Arc<Operator>>) -> ([(&'static str, &'static str); 1], String) {
-    operator.metrics.configs.set(i64::try_from(operator.state.config_count()).unwrap_or(i64::MAX));
+    operator.metrics.configs.set(operator.state.configs().iter().map(|config| Readiness::of(config)));
     let type_ = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([("content-type", type_)], operator.metrics.text())
 }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -41,6 +41,7 @@ const GATHER: Duration = Duration::from_millis(20);
 pub struct State {
     /// What is due.
     pub queue: Queue,
+    term: OnceLock<u64>,
     inner: Mutex<Inner>,
 }
 
@@ -181,16 +182,28 @@ impl HeadMemory {
 }
 
 impl State {
+    /// This operator leads from now on, in this term.
+    pub fn lead(&self, term: u64) {
+        // It leads once: an operator that has lost it ends.
+        let _ = self.term.set(term);
+    }
+
+    /// The term in which this operator leads; 0 if none is elected.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.term.get().copied().unwrap_or_default()
+    }
+
     /// The config, if it exists.
     #[must_use]
     pub fn config(&self, key: &Key) -> Option<Arc<DistributedConfig>> {
         self.lock().configs.get(key).cloned()
     }
 
-    /// How many configs there are.
+    /// All configs.
     #[must_use]
-    pub fn config_count(&self) -> usize {
-        self.lock().configs.len()
+    pub fn configs(&self) -> Vec<Arc<DistributedConfig>> {
+        self.lock().configs.values().cloned().collect()
     }
 
     /// Takes in a config. It and those that refer to it become due, unless only its status changed.
@@ -210,6 +223,17 @@ impl State {
         let mut due = inner.referrers.get(&config_ref(&key)).cloned().unwrap_or_default();
         due.insert(key);
         self.notice(&mut inner, due);
+    }
+
+    /// Other clusters may have decided on something for the config that this acceptor is of.
+    pub fn agreement_changed(&self, acceptor: &impl ResourceExt) {
+        let Some(name) = acceptor.name_any().strip_prefix(&names::config_register("")).map(str::to_owned) else {
+            return;
+        };
+        let key = Key { namespace: acceptor.namespace().unwrap_or_default(), name };
+        if self.config(&key).is_some_and(|config| config.spec.agreement.is_some()) {
+            self.queue.add(key);
+        }
     }
 
     /// Forgets a config. Those that refer to it become due.

@@ -22,7 +22,7 @@ use kube::{
         watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
-use quorate_crds::{ConfigReplica, names};
+use quorate_crds::{Acceptor, ConfigReplica, names};
 use quorate_resolve::{SourceKind, SourceRef};
 
 use crate::{Key, Operator, guarded::Guarded, rollout::Replica};
@@ -39,7 +39,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub fn names_of(namespaces: &[String]) -> Vec<String> {
     scopes(namespaces)
         .iter()
-        .flat_map(|s| ["DistributedConfigs", "ConfigReplicas", "ConfigMaps", "Secrets"].map(|k| name(k, s.as_deref())))
+        .flat_map(|s| {
+            ["DistributedConfigs", "ConfigReplicas", "ConfigMaps", "Secrets", "Acceptors"]
+                .map(|k| name(k, s.as_deref()))
+        })
         .collect()
 }
 
@@ -67,7 +70,8 @@ pub async fn follow(operator: Arc<Operator>) {
             configs(&operator, scope, &settled),
             replicas(&operator, scope),
             maps(&operator, scope),
-            secrets(&operator, scope)
+            secrets(&operator, scope),
+            acceptors(&operator, scope)
         )
     }))
     .await;
@@ -311,6 +315,18 @@ async fn secrets(operator: &Arc<Operator>, namespace: Option<&str>) {
             Event::InitDone => state.heads_listed(namespace, &std::mem::take(&mut heads)),
             Event::Apply(head) => state.head_changed(&head, false),
             Event::Delete(head) => state.head_changed(&head, true),
+        }
+    };
+    drive(operator, &watch, events, handle, || {}).await;
+}
+
+/// A change of this cluster's part in what several decide is a reason to ask them.
+async fn acceptors(operator: &Arc<Operator>, namespace: Option<&str>) {
+    let watch = name("Acceptors", namespace);
+    let events = watcher(api::<PartialObjectMeta<Acceptor>>(operator, &watch, namespace), config());
+    let handle = |event| {
+        if let Event::Apply(acceptor) = event {
+            operator.state.agreement_changed(&acceptor);
         }
     };
     drive(operator, &watch, events, handle, || {}).await;

@@ -386,6 +386,7 @@ impl World {
             gates: stage.map(|stage| stage.gates.clone()).unwrap_or_default(),
             baking_since: stage.and_then(|stage| stage.baking_since),
             changed_by: None,
+            term: 0,
             orders: self.orders,
             now: self.now,
             fresh: false,

@@ -40,7 +40,7 @@ async fn a_watch_that_is_resumed_in_silence_is_ready_again() {
     let operator = server.operator(&[]);
     assert!(missing(&operator, "its first listing has not ended"));
     tokio::spawn(watch::follow(Arc::clone(&operator)));
-    for kind in ["DistributedConfigs", "ConfigMaps", "Secrets"] {
+    for kind in ["DistributedConfigs", "ConfigMaps", "Secrets", "Acceptors"] {
         let broken = format!("watch on {kind}: ");
         until("unready", || {
             operator.health.missing().iter().any(|l| l.starts_with(&broken) && l.contains("connection refused"))

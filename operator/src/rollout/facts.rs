@@ -93,6 +93,8 @@ pub struct Facts {
     pub orders: Orders,
     /// Who made the change that the layers show.
     pub changed_by: Option<String>,
+    /// The term of the operator that decides; 0 if none is elected.
+    pub term: u64,
     /// The time.
     pub now: Timestamp,
     /// Whether pods and replicas were listed by quorum just now: before that nothing is decided.
@@ -116,6 +118,13 @@ impl Facts {
     #[must_use]
     pub fn votes(&self, pod: &Pod) -> bool {
         pod.ready && !pod.ending || self.replicas.contains_key(&pod.uid) || self.electorate.contains(&voter(&pod.uid))
+    }
+
+    /// The term of what is written over something of this term. Its own, even if that is lower: then it is not for this
+    /// operator to write, and the API server says so.
+    #[must_use]
+    pub const fn term_after(&self, before: u64) -> u64 {
+        if self.term == 0 { before } else { self.term }
     }
 
     /// The next Lamport stamp: above all that was seen.

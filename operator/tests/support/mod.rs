@@ -88,6 +88,8 @@ impl Server {
             namespaces,
             gates: quorate_operator::gates::Asker::default(),
             nudges: false,
+            clusters: quorate_operator::clusters::Clusters::default(),
+            agreements: quorate_operator::agreement::Agreements::default(),
         };
         for config in self.under("distributedconfigs/") {
             operator.state.config_applied(serde_json::from_value(config).unwrap());
@@ -239,7 +241,7 @@ impl Inner {
         if let Some(object) = self.objects.get(path) {
             return Some(Ok(answer(200, object)));
         }
-        let is_collection = ["secrets", "configmaps", "distributedconfigs", "configreplicas", "pods"]
+        let is_collection = ["secrets", "configmaps", "distributedconfigs", "configreplicas", "pods", "acceptors"]
             .iter()
             .any(|collection| path.ends_with(&format!("/{collection}")));
         if !is_collection {
