@@ -27,6 +27,7 @@ use crate::{
     candidate,
     disk::Disk,
     mirror::{Mirror, Obstacle, Verdict},
+    readings::Reading,
     target::{Pod, Target, target},
     word::Word,
 };
@@ -85,6 +86,8 @@ pub struct Follower<D> {
     /// The head's highest revision, and the version of the newest head that was read.
     highest: Option<i64>,
     version: Option<u64>,
+    /// What the pod is to show.
+    wanted: Reading,
     /// Whether the head asks chosen pods for something.
     chooses: bool,
     /// When the head is read again, by the clock of its freshness.
@@ -113,6 +116,7 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
             born,
             highest: None,
             version: None,
+            wanted: Err("its head was not read yet".to_owned()),
             chooses: false,
             due: Duration::ZERO,
             retries: Backoff::new(BACKOFF.0, BACKOFF.1, &seed),
@@ -138,7 +142,10 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
             if began.elapsed() > BACKOFF.1 {
                 pauses.reset();
             }
-            sleep(pauses.wait()).await;
+            tokio::select! {
+                () = sleep(pauses.wait()) => {}
+                () = self.shared.readings.asked(&self.config) => {}
+            }
             self.shared.metrics.reconnects.inc();
         }
     }
@@ -160,8 +167,19 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
         self.watch(&version).await
     }
 
-    /// The quorum read: a list, since it gives a version to watch from when there is no head, too.
+    /// A quorum read, and all that it leads to. Who has asked for one before it is told what came of it.
     async fn read(&mut self) -> Result<String, Interruption> {
+        let askers = self.shared.readings.begin(&self.config);
+        let read = self.ask().await;
+        askers.tell(&match &read {
+            Ok(_) => self.wanted.clone(),
+            Err(interruption) => Err(interruption.to_string()),
+        });
+        read
+    }
+
+    /// The quorum read: a list, since it gives a version to watch from when there is no head, too.
+    async fn ask(&mut self) -> Result<String, Interruption> {
         let sent = self.shared.health.now();
         let selector = format!("metadata.name={}", names::head_name(&self.config));
         let params = ListParams::default().fields(&selector);
@@ -173,13 +191,15 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
             None => {
                 self.shared.health.confirmed(&self.config, sent);
                 self.absent();
+                self.want(Err(format!("Secret {} does not exist", self.full(&name))));
             }
-            Some(secret) => {
-                if let Some(head) = self.verified(secret) {
+            Some(secret) => match self.verified(secret) {
+                Some(head) => {
                     self.shared.health.confirmed(&self.config, sent);
                     self.take(secret, head).await;
                 }
-            }
+                None => self.want(Err(format!("Secret {} is no good head", self.full(&name)))),
+            },
         }
         Ok(version)
     }
@@ -205,6 +225,10 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
                 biased;
                 event = events.next() => event,
                 () = changed(&mut self.born), if self.chooses => {
+                    self.due = Duration::ZERO;
+                    continue;
+                }
+                () = self.shared.readings.asked(&self.config) => {
                     self.due = Duration::ZERO;
                     continue;
                 }
@@ -279,6 +303,8 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
         let proposal = rollout.map(|rollout| &rollout.proposal);
         self.mirror.keep(&[Some(own), proposal].into_iter().flatten().collect::<Vec<_>>()).await;
 
+        self.want(Ok(if let Target::Try(proposal) = &target { proposal.clone() } else { own.clone() }));
+
         let in_rollout = |word| Word { in_rollout: rollout.is_some(), ..word };
         match target {
             Target::Head => {
@@ -300,6 +326,7 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
                 Ok(word) if word.state == ReplicaState::Applied => self.say(in_rollout(word)),
                 // The files are the head's, as long as the candidate's cannot be.
                 Ok(refusal) => {
+                    self.want(Ok(own.clone()));
                     self.show(own, head).await?;
                     self.say(in_rollout(refusal));
                 }
@@ -358,6 +385,12 @@ impl<D: Disk + Send + Sync + 'static> Follower<D> {
             .map_err(|why| Interruption::Candidate { name: self.full(&name), why })?;
         self.shared.lamport.see(head.lamport);
         Ok(Arc::new(head))
+    }
+
+    /// This is what the pod is to show, by the newest word of the head.
+    fn want(&mut self, wanted: Reading) {
+        self.shared.readings.want(&self.config, wanted.clone().ok());
+        self.wanted = wanted;
     }
 
     fn say(&self, word: Word) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quorate_crds::{Freshness, OnStale};
 
-/// What is known, and since when. Times are of [`crate::clock::Clock`].
+/// What is known, and since when. Times are of [`quorate_coordination::Clock`].
 #[derive(Clone, Debug)]
 pub struct Knowledge {
     confirmed: Duration,

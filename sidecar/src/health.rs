@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
+use quorate_coordination::Clock;
 use quorate_crds::Freshness;
 use tokio::time::Instant;
 
-use crate::{clock::Clock, freshness::Knowledge};
+use crate::freshness::Knowledge;
 
 /// A follow loop that has not turned for this long is stuck.
 const STUCK: Duration = Duration::from_secs(120);
@@ -88,6 +89,19 @@ impl Health {
         let now = self.now();
         let left = |follower: &mut Follower| follower.knowledge.left(now).ok_or_else(|| follower.knowledge.complaint());
         self.with(config, left).unwrap_or(Ok(STUCK))
+    }
+
+    /// The config's age.
+    #[must_use]
+    pub fn age(&self, config: &str) -> Option<Duration> {
+        let now = self.now();
+        self.with(config, |follower| follower.knowledge.age(now))
+    }
+
+    /// What keeps the config from being up to date.
+    #[must_use]
+    pub fn trouble(&self, config: &str) -> Option<String> {
+        self.with(config, |follower| follower.problem.clone()).flatten()
     }
 
     /// Each config's age, and whether it is stale.

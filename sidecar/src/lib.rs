@@ -1,30 +1,37 @@
 //! Quorate's sidecar: `follow -> publish -> notify -> report`, and serve.
 
+pub mod api;
 pub mod backoff;
 pub mod candidate;
-pub mod clock;
 pub mod disk;
+pub mod events;
 pub mod follow;
 pub mod freshness;
 pub mod health;
 pub mod hooks;
-pub mod lamport;
 pub mod metrics;
 pub mod mirror;
 pub mod notify;
 pub mod options;
 pub mod publish;
+pub mod readings;
 pub mod report;
 mod serve;
 pub mod target;
 pub mod word;
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use kube::Client;
+use quorate_coordination::{Boottime, Clock, Hlc, Lamport};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use clock::{Boottime, Clock};
+use api::{
+    Api,
+    backend::Objects,
+    listen::{Address, Listener},
+};
 use disk::{Disk, RealDisk};
 use follow::Follower;
 use mirror::Mirror;
@@ -42,7 +49,13 @@ pub struct Shared {
     /// Whether it is well.
     pub health: health::Health,
     /// The pod's Lamport clock.
-    pub lamport: lamport::Lamport,
+    pub lamport: Arc<Lamport>,
+    /// Its hybrid logical clock.
+    pub hlc: Arc<Hlc>,
+    /// What the application may want to hear of.
+    pub events: events::Events,
+    /// Readings that somebody waits for.
+    pub readings: readings::Readings,
 }
 
 impl Shared {
@@ -50,7 +63,9 @@ impl Shared {
     #[must_use]
     pub fn new(options: Options, clock: Arc<dyn Clock>) -> Self {
         let health = health::Health::new(&options.config, clock);
-        Self { options, metrics: metrics::Metrics::default(), health, lamport: lamport::Lamport::default() }
+        let readings = readings::Readings::new(&options.config);
+        let (metrics, events) = (metrics::Metrics::default(), events::Events::default());
+        Self { options, metrics, health, lamport: Arc::default(), hlc: Arc::default(), events, readings }
     }
 
     /// What Prometheus reads.
@@ -106,6 +121,11 @@ pub async fn run(
     if !shared.reports() && !shared.options.once {
         tracing::info!("POD_NAME and POD_UID are not set: what is run here is not reported, and it has no vote");
     }
+    // Of an init container, which ends soon, nobody asks anything.
+    let api = match shared.options.api.as_ref().filter(|_| !shared.options.once) {
+        Some(address) => Some(local_api(&shared, client.clone(), address).await?),
+        None => None,
+    };
     let mut tasks = JoinSet::new();
     // A config that is named twice has one directory all the same.
     for config in shared.options.config.iter().collect::<BTreeSet<_>>() {
@@ -118,14 +138,37 @@ pub async fn run(
         }
         Ok(())
     };
-    tokio::select! {
+    let asked = async {
+        match &api {
+            Some((listener, api)) => api::listen::serve(listener, &api.router()).await,
+            None => future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        () = asked => Ok(()),
         served = async { axum::serve(listener, serve::routes(Arc::clone(&shared))).await } => Ok(served?),
         ended = all_ended => ended,
         () = shutdown => {
             tracing::info!("ending");
             Ok(())
         }
+    };
+    if let Some((_, api)) = &api {
+        api.close().await;
     }
+    ended
+}
+
+/// The local API, and where it listens.
+async fn local_api(
+    shared: &Arc<Shared>,
+    client: Client,
+    address: &Address,
+) -> anyhow::Result<(Listener, Arc<Api<Objects>>)> {
+    let listener = api::listen::bind(address).await?;
+    let session = api::session(shared).context("there is no randomness")?;
+    let objects = Objects { client, namespace: shared.options.namespace.clone() };
+    Ok((listener, Api::new(Arc::clone(shared), objects, session)))
 }
 
 /// Starts all that one config needs, as tasks that end with it.

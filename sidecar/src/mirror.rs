@@ -10,6 +10,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use crate::{
     Shared,
     disk::Disk,
+    events::{ConfigChanged, Event},
     hooks::{self, HookError, Told},
     publish::{PublishError, Published, Publisher, Staged},
 };
@@ -315,6 +316,11 @@ impl<D: Disk + Send + Sync + 'static> Mirror<D> {
     fn set_shown(&mut self, published: Published) {
         self.shared.health.shown(&self.config, published.revision);
         self.shared.metrics.shown(&self.config, published.revision);
+        self.shared.events.tell(Event::Config(ConfigChanged {
+            config: self.config.clone(),
+            revision: published.revision,
+            hash: published.hash.clone(),
+        }));
         self.shown = Some(published.clone());
         self.news.send_replace(Some(published));
     }

@@ -6,6 +6,8 @@ use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, builder::Resettable};
 
+use crate::api::{is_label, listen::Address};
+
 /// Mirrors the heads of DistributedConfigs into files. Connects as KUBECONFIG says, or in-cluster.
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "quorate-sidecar", version)]
@@ -29,6 +31,15 @@ pub struct Options {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "QUORATE_LISTEN", default_value = "0.0.0.0:8081")]
     pub listen: SocketAddr,
+
+    /// Where the local API is served: 127.0.0.1:8082 or unix:/run/quorate/api.sock; by default nowhere.
+    /// Whoever can reach it can take the pod's locks and read its configuration: loopback only.
+    #[arg(long, env = "QUORATE_API", value_name = "ADDRESS")]
+    pub api: Option<Address>,
+
+    /// The container that asks the local API when a request does not say which.
+    #[arg(long, env = "QUORATE_CONTAINER", value_parser = container)]
+    pub container: Option<String>,
 
     /// A program (with arguments, separated by blanks) that must end with 0 before a set is shown;
     /// its environment has QUORATE_CONFIG, QUORATE_REVISION and QUORATE_STAGED, the folder of the set.
@@ -134,6 +145,10 @@ fn config_name(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let inner = text.chars().all(good) && text.starts_with(|c: char| c.is_ascii_alphanumeric());
     if inner && text.len() <= 63 { Ok(text.to_owned()) } else { Err("it is no name of a DistributedConfig".into()) }
+}
+
+fn container(text: &str) -> Result<String, String> {
+    if is_label(text) { Ok(text.to_owned()) } else { Err("it is no container's name, which is a DNS label".into()) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -28,9 +28,9 @@ use sha2::{Digest, Sha256};
 
 use crate::disk::Disk;
 
-const DATA: &str = "..data";
+pub(crate) const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
-const MANIFEST: &str = "..manifest.json";
+pub(crate) const MANIFEST: &str = "..manifest.json";
 
 /// What is on disk: stored beside the files, as `..data/..manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

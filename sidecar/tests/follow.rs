@@ -22,13 +22,13 @@ use hyper::body::{Bytes, Frame};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::client::Body;
+use quorate_coordination::Virtual;
 use quorate_crds::{
     DistributedConfig,
     head::{Bundle, BundleFile, Head},
 };
 use quorate_sidecar::{
     Shared,
-    clock::Virtual,
     disk::{Disk, RealDisk},
     options::Options,
     start,

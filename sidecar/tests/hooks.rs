@@ -15,13 +15,13 @@ use std::{
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use clap::Parser;
 use jiff::Timestamp;
+use quorate_coordination::Boottime;
 use quorate_crds::{
     Proposal,
     head::{Bundle, BundleFile, Head},
 };
 use quorate_sidecar::{
     Shared,
-    clock::Boottime,
     disk::RealDisk,
     hooks::{self, HookError, Told},
     mirror::{Mirror, Verdict},
@@ -227,8 +227,9 @@ async fn a_signal_reaches_every_process_of_the_name() {
     // The kernel keeps 15 characters of it.
     let name = format!("qs-{}-very-long", std::process::id());
     let program = directory.path().join(&name);
+    // No shell traps what it was started to ignore, as HUP under nohup.
     let script = format!(
-        "#!/bin/sh\ntrap 'echo >{0}/got-$1; exit' HUP\necho >{0}/up-$1\nwhile :; do sleep 0.02; done\n",
+        "#!/bin/sh\ntrap 'echo >{0}/got-$1; exit' USR1\necho >{0}/up-$1\nwhile :; do sleep 0.02; done\n",
         directory.path().display()
     );
     fs::write(&program, script).unwrap();
@@ -237,7 +238,7 @@ async fn a_signal_reaches_every_process_of_the_name() {
     let (mut one, mut two) = (start("1"), start("2"));
     let there = |what: &str| directory.path().join(what).exists();
     until("both are up", || there("up-1") && there("up-2")).await;
-    hooks::signal(format!("HUP:{name}").parse().unwrap()).await.unwrap();
+    hooks::signal(format!("USR1:{name}").parse().unwrap()).await.unwrap();
     until("both are told", || there("got-1") && there("got-2")).await;
     one.wait().unwrap();
     two.wait().unwrap();

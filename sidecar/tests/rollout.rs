@@ -302,7 +302,11 @@ async fn a_chosen_pod_shows_the_candidate_and_keeps_it_when_it_is_promoted() {
     pod.says("Applied 5").await;
     let said = spec(&server);
     assert_eq!((said.runs, said.proposal), (Some(5), Some(proposal.uid.clone())));
-    pod.until("the application knows", || told.checked() == "5").await;
+    // It is told again after a restart that comes before the sidecar remembers.
+    pod.until("it is remembered that the application knows", || {
+        fs::read_to_string(pod.directory.path().join("web/..told")).is_ok_and(|told| told.contains(r#""revision":5"#))
+    })
+    .await;
     // A restart does not go back to the head's content while it is not known who is chosen.
     let name = ConfigReplica::name_for("web", "web-1", "p");
     server.fails(move |call| (*call == format!("get {name}")).then_some(Trouble::Status(500)));

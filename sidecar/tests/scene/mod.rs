@@ -19,12 +19,13 @@ use hyper::body::{Bytes, Frame};
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{ResourceExt, client::Body};
+use quorate_coordination::Virtual;
 use quorate_crds::{
     Ask, ConfigReplica, DistributedConfig, Instruction, Proposal,
     head::{Bundle, BundleFile, Head},
     names,
 };
-use quorate_sidecar::{Shared, clock::Virtual, disk::RealDisk, options::Options, start};
+use quorate_sidecar::{Shared, disk::RealDisk, options::Options, start};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
