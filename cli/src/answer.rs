@@ -57,7 +57,7 @@ impl Answer {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Done<'a> {
-    /// The config's namespace.
+    /// The namespace of the config or lock.
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,

@@ -1,14 +1,15 @@
 //! The way to the API server: as kubectl would go, with a time limit on every call and errors that
 //! say what was asked of which object.
 
-use std::{future::Future, time::Duration};
+use std::{fmt::Debug, future::Future, time::Duration};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Secret};
 use kube::{
-    Api, Client, Config,
+    Api, Client, Config, Resource,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use quorate_crds::{ConfigReplica, DistributedConfig};
+use serde::de::DeserializeOwned;
 
 use crate::{
     exit::{Exit, Failure, Result},
@@ -82,6 +83,22 @@ impl Cluster {
         let what = format!("DistributedConfig {}/{name}", self.namespace);
         let config = call(&format!("get {what}"), self.configs().get_opt(name)).await?;
         config.ok_or_else(|| Failure::not_found(format!("{what} does not exist")))
+    }
+
+    /// An object that people make is there: else that is told, and not what it does not allow.
+    ///
+    /// # Errors
+    /// When there is none, or the API server fails.
+    pub async fn must_have<K>(&self, name: &str) -> Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let what = format!("{} {}/{name}", K::kind(&()), self.namespace);
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        match call(&format!("get {what}"), api.get_metadata_opt(name)).await? {
+            Some(_) => Ok(()),
+            None => Err(Failure::not_found(format!("{what} does not exist: create it with kubectl apply"))),
+        }
     }
 }
 

@@ -9,14 +9,24 @@ pub enum Exit {
     Ok,
     /// The command line is wrong, or the API server failed or refused.
     Error,
-    /// There is no such config, revision or key.
+    /// There is no such config, revision, key, lock or counter.
     NotFound,
-    /// The config is not ready, its rollout was refused, or `lint` found problems.
+    /// The config is not ready, its rollout was refused, `lint` found problems, or a counter does not allow it.
     Failed,
-    /// The time is over, or a rollout is still under way.
+    /// The time is over, a rollout is still under way, or whether something was done is not known.
     InProgress,
     /// `diff --exit-code` found differences.
     Different,
+    /// `lock run`: how the command ended.
+    Command(u8),
+    /// `lock run`: the API server cannot be asked, or refuses.
+    NoServer,
+    /// `lock run`: the lock was lost before the command had ended.
+    Lost,
+    /// `lock run`: it was not granted in time.
+    NotGranted,
+    /// `lock run`: wrong usage.
+    WrongRun,
 }
 
 impl Exit {
@@ -30,6 +40,12 @@ impl Exit {
             Self::Failed => 3,
             Self::InProgress => 4,
             Self::Different => 5,
+            Self::Command(code) => code,
+            // As timeout(1) and env(1) have them, and two below.
+            Self::NoServer => 122,
+            Self::Lost => 123,
+            Self::NotGranted => 124,
+            Self::WrongRun => 125,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `kubectl quorate`: what is published, who runs it, how it came about; and taking part in it.
 //!
 //! A file a command ([`commands`]), most of it pure functions from objects to a view and from a view
-//! to text. How things look is [`format`]'s, where answers go [`answer`]'s, how they end [`exit`]'s.
+//! to text. How things look is [`mod@format`]'s, where answers go [`answer`]'s, how they end [`exit`]'s.
 //! Only [`cluster`] and what takes one touches the API.
 
 pub mod answer;
@@ -14,6 +14,7 @@ pub mod inject;
 pub mod manifest;
 pub mod options;
 pub mod outcome;
+pub mod participant;
 pub mod pause;
 pub mod pointer;
 pub mod snapshot;
@@ -24,7 +25,8 @@ mod testing;
 use answer::Answer;
 use cluster::Cluster;
 use commands::{
-    completions, diff, explain, history, inject as injection, lint, order, render, rollback, status, watch,
+    completions, counter, diff, explain, history, inject as injection, lint, lock, members, order, queue, render,
+    rollback, status, watch,
 };
 use exit::Result;
 use format::Style;
@@ -45,6 +47,10 @@ pub async fn run(options: Options) -> Result {
         Command::Inject(options) => return injection::run(answer, options),
         Command::Completions { shell } => return completions::script(*shell),
         Command::Complete { words } => return completions::answer(words, target).await,
+        // It has exit codes of its own, also for having no way to an API server.
+        Command::Lock(options::Lock::Run(options)) => return lock::run::run(target, options).await,
+        Command::Exec { parent, command } => return lock::child::become_command(*parent, command),
+        Command::Foreground { group } => return lock::terminal::take_back(*group),
         _ => {}
     }
     let cluster = &Cluster::of(target).await?;
@@ -61,10 +67,16 @@ pub async fn run(options: Options) -> Result {
         Command::Retry(options) => order::retry(cluster, answer, &options.name, options.follow).await,
         Command::Pause(options) => order::pause(cluster, answer, &options.name).await,
         Command::Resume(options) => order::resume(cluster, answer, &options.name, options.follow).await,
+        Command::Lock(command) => lock::run_command(cluster, answer, command).await,
+        Command::Counter(command) => counter::run(cluster, answer, command).await,
+        Command::Queue(command) => queue::run(cluster, answer, command).await,
+        Command::Members(command) => members::run(cluster, answer, command).await,
         Command::Render(_)
         | Command::Lint(_)
         | Command::Inject(_)
         | Command::Completions { .. }
-        | Command::Complete { .. } => Ok(exit::Exit::Ok),
+        | Command::Complete { .. }
+        | Command::Exec { .. }
+        | Command::Foreground { .. } => Ok(exit::Exit::Ok),
     }
 }

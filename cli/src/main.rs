@@ -3,7 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, error::ErrorKind};
-use quorate_cli::{answer::note, exit::Exit, options::Options, run};
+use quorate_cli::{
+    answer::note,
+    exit::Exit,
+    options::{Options, wrong_usage},
+    run,
+};
 
 fn main() -> ExitCode {
     // A panic's text may hold a value; where it happened is enough to report it.
@@ -17,7 +22,8 @@ fn main() -> ExitCode {
             // Nobody may be listening.
             let _ = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if asked { Exit::Ok } else { Exit::Error }.code());
+            let exit = if asked { Exit::Ok } else { wrong_usage(std::env::args_os()) };
+            return ExitCode::from(exit.code());
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -2,7 +2,13 @@
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
-use kube::{ResourceExt, api::ListParams};
+use k8s_openapi::{NamespaceResourceScope, api::coordination::v1::Lease};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{ListParams, ObjectMeta, PartialObjectMeta},
+};
+use quorate_crds::{ClusterSet, DistributedConfig, DistributedCounter, DistributedQueue, names::LOCK};
+use serde::de::DeserializeOwned;
 
 use crate::{
     answer::print,
@@ -30,8 +36,8 @@ pub fn script(shell: Shell) -> Result {
 /// When nobody reads.
 pub async fn answer(words: &[String], target: &Target) -> Result {
     let mut candidates = candidates(&mut Options::command(), words);
-    if candidates.names {
-        candidates.words.extend(config_names(target, words).await);
+    if let Some(names) = candidates.names {
+        candidates.words.extend(names_of(names, target, words).await);
     }
     let last = words.last().map(String::as_str).unwrap_or_default();
     candidates.words.retain(|word| word.starts_with(last));
@@ -46,10 +52,20 @@ pub async fn answer(words: &[String], target: &Target) -> Result {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Candidates {
     words: Vec<String>,
-    /// Names of configs too.
-    names: bool,
+    /// Names of objects too.
+    names: Option<Names>,
     /// Names of files too.
     files: bool,
+}
+
+/// What it is that has the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    Configs,
+    Locks,
+    Counters,
+    Queues,
+    Sets,
 }
 
 fn candidates(command: &mut Command, words: &[String]) -> Candidates {
@@ -71,7 +87,7 @@ fn candidates(command: &mut Command, words: &[String]) -> Candidates {
     if let Some(option) = pending {
         let words = option.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
         let files = matches!(option.get_id().as_str(), "filename" | "kubeconfig" | "directory" | "parameters");
-        return Candidates { words, files, names: false };
+        return Candidates { words, files, names: None };
     }
     if last.starts_with('-') {
         let long = current.get_arguments().filter(|argument| !argument.is_hide_set()).filter_map(clap::Arg::get_long);
@@ -81,12 +97,21 @@ fn candidates(command: &mut Command, words: &[String]) -> Candidates {
         let visible = current.get_subcommands().filter(|sub| !sub.is_hide_set());
         return Candidates { words: visible.map(|sub| sub.get_name().to_owned()).collect(), ..Candidates::default() };
     }
-    let argument = current.get_positionals().nth(positionals);
+    // The words of a command that is to be run are as many as they are.
+    let endless = || current.get_positionals().last().filter(|argument| argument.is_last_set());
+    let argument = current.get_positionals().nth(positionals).or_else(endless);
     let words = argument.map(clap::Arg::get_possible_values).unwrap_or_default();
     Candidates {
         words: words.iter().map(|value| value.get_name().to_owned()).collect(),
-        names: argument.is_some_and(|argument| argument.get_id() == "name"),
-        files: false,
+        names: argument.and_then(|argument| match argument.get_id().as_str() {
+            "name" => Some(Names::Configs),
+            "lock" => Some(Names::Locks),
+            "counter" => Some(Names::Counters),
+            "queue" => Some(Names::Queues),
+            "set" => Some(Names::Sets),
+            _ => None,
+        }),
+        files: argument.is_some_and(|argument| argument.get_id() == "command"),
     }
 }
 
@@ -99,8 +124,8 @@ fn option<'c>(command: &'c Command, word: &str) -> Option<&'c clap::Arg> {
     })
 }
 
-/// The configs of the namespace that the words name. Without a way to them there are none.
-async fn config_names(target: &Target, words: &[String]) -> Vec<String> {
+/// The names in the namespace that the words name. Without a way to them there are none.
+async fn names_of(names: Names, target: &Target, words: &[String]) -> Vec<String> {
     let value = |names: [&str; 2]| {
         let after = words.windows(2).find(|pair| names.contains(&pair[0].as_str())).map(|pair| pair[1].clone());
         after.or_else(|| words.iter().find_map(|word| word.strip_prefix(&format!("{}=", names[1])).map(str::to_owned)))
@@ -111,8 +136,27 @@ async fn config_names(target: &Target, words: &[String]) -> Vec<String> {
         kubeconfig: value(["--kubeconfig", "--kubeconfig"]).map(Into::into).or_else(|| target.kubeconfig.clone()),
     };
     let Ok(cluster) = Cluster::of(&target).await else { return Vec::new() };
-    let listed = call("list", cluster.configs().list_metadata(&ListParams::default())).await;
-    listed.map(|listed| listed.items.iter().map(ResourceExt::name_any).collect()).unwrap_or_default()
+    match names {
+        Names::Configs => listed::<DistributedConfig>(&cluster, |_| true).await,
+        Names::Counters => listed::<DistributedCounter>(&cluster, |_| true).await,
+        Names::Queues => listed::<DistributedQueue>(&cluster, |_| true).await,
+        Names::Sets => listed::<ClusterSet>(&cluster, |_| true).await,
+        // Most Leases are none.
+        Names::Locks => {
+            let is_lock = |meta: &ObjectMeta| meta.annotations.as_ref().is_some_and(|all| all.contains_key(LOCK));
+            listed::<Lease>(&cluster, is_lock).await
+        }
+    }
+}
+
+async fn listed<K>(cluster: &Cluster, wanted: impl Fn(&ObjectMeta) -> bool) -> Vec<String>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let Ok(found) = call("list", api.list_metadata(&ListParams::default())).await else { return Vec::new() };
+    let wanted = |object: &&PartialObjectMeta<K>| wanted(&object.metadata);
+    found.items.iter().filter(wanted).map(ResourceExt::name_any).collect()
 }
 
 #[cfg(test)]
@@ -130,13 +174,22 @@ mod tests {
         assert!(has("", "status") && has("-n shop ", "lint") && !has("", "__complete"));
         assert!(has("promote --", "--force") && has("promote --", "--namespace"));
         assert!(has("-o ", "json") && has("status web -o ", "yaml"));
-        assert!(has("completions ", "fish"));
+        assert!(has("completions ", "fish") && has("lock ", "run") && has("counter ", "add"));
+        assert!(has("lock run --", "--permits") && !has("", "__exec"));
     }
 
     #[test]
     fn names_of_configs_and_files_are_offered_where_they_belong() {
-        assert!(asked("status ").names && asked("-n shop explain ").names && asked("rollback --to 3 ").names);
-        assert!(!asked("explain web ").names && !asked("diff web ").names);
+        for line in ["status ", "-n shop explain ", "rollback --to 3 "] {
+            assert_eq!(asked(line).names, Some(Names::Configs), "{line}");
+        }
+        assert_eq!((asked("explain web ").names, asked("diff web ").names), (None, None));
+        for line in ["lock run --ttl 5s ", "lock show ", "-n shop lock release --force "] {
+            assert_eq!(asked(line).names, Some(Names::Locks), "{line}");
+        }
+        assert_eq!(asked("counter add ").names, Some(Names::Counters));
+        assert_eq!(asked("queue receive --wait 20s ").names, Some(Names::Queues));
+        assert!(asked("lock run x -- ").files && asked("lock run x -- tar -c ").files && !asked("lock run ").files);
         assert!(asked("lint -f ").files && !asked("status ").files);
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The annotations that are no [`SETTINGS`]; the last two are other parts' of Quorate.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "config",
     "tools-volume",
     "check-http",
@@ -21,6 +21,7 @@ const OTHERS: [&str; 10] = [
     "notify-signal",
     "notify-exec",
     "hook-seconds",
+    "api",
     "revision",
     "fencing-token",
 ];
@@ -37,7 +38,7 @@ pub fn of(request: &Request<'_>) -> Vec<String> {
     let mut problems = unknown(request);
     problems.extend(amounts(request));
     problems.extend(hooks(request));
-    let rules = [configs, path, order, port, user, hook_seconds, own_check, signal, tools, names, mounts];
+    let rules = [configs, path, order, port, user, hook_seconds, api, own_check, signal, tools, names, mounts];
     problems.extend(rules.into_iter().filter_map(|rule| rule(request)));
     problems
 }
@@ -130,6 +131,16 @@ fn user(request: &Request<'_>) -> Option<String> {
 fn hook_seconds(request: &Request<'_>) -> Option<String> {
     let seconds = request.asked("hook-seconds").unwrap_or("10");
     when(!matches(seconds, "^([1-9]|[123][0-9]|4[0-5])$"), "quorate.io/hook-seconds must be 1 to 45")
+}
+
+fn api(request: &Request<'_>) -> Option<String> {
+    let asked = request.asked("api")?;
+    let port = asked.strip_prefix("127.0.0.1:").filter(|port| matches(port, "^[1-9][0-9]{3,4}$"));
+    let is_good = |port: &str| port.parse().is_ok_and(|port: u32| (1024..=65535).contains(&port));
+    when(
+        !port.is_some_and(|port| is_good(port) && port != request.setting("port")),
+        "quorate.io/api must be 127.0.0.1 and a port from 1024 to 65535 other than quorate.io/port, such as 127.0.0.1:8082",
+    )
 }
 
 /// A check comes before the first set is shown, and before that no container is started.

@@ -7,8 +7,9 @@ use super::{
     request::{Request, SIDECAR},
 };
 
-/// The hooks, which are handed on as they are.
-const HOOKS: [&str; 6] = ["check-exec", "check-http", "notify-exec", "notify-http", "notify-signal", "hook-seconds"];
+/// What is handed on as it is.
+const OPTIONS: [&str; 7] =
+    ["check-exec", "check-http", "notify-exec", "notify-http", "notify-signal", "hook-seconds", "api"];
 
 /// Where clients of the API server look for their token.
 pub const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -127,12 +128,12 @@ fn env(request: &Request<'_>, parameters: &Parameters) -> Vec<Value> {
         ("LOG_FORMAT", parameters.get("log-format").to_owned()),
     ];
     let ours = ours.into_iter().map(|(name, value)| json!({"name": format!("QUORATE_{name}"), "value": value}));
-    let hooks = HOOKS.into_iter().filter_map(|name| Some((name, request.asked(name)?)));
-    let hooks = hooks.map(|(name, value)| {
+    let options = OPTIONS.into_iter().filter_map(|name| Some((name, request.asked(name)?)));
+    let options = options.map(|(name, value)| {
         let name = name.to_ascii_uppercase().replace('-', "_");
         json!({"name": format!("QUORATE_{name}"), "value": value})
     });
-    of_pod.chain(ours).chain(hooks).collect()
+    of_pod.chain(ours).chain(options).collect()
 }
 
 fn amounts(request: &Request<'_>, what: &str) -> Value {

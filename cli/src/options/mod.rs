@@ -2,16 +2,30 @@
 // Doc comments here are the help text, where backticks would be noise.
 #![allow(clippy::doc_markdown)]
 
-use std::path::PathBuf;
+mod coordination;
+mod members;
+mod queue;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use quorate_crds::Span;
 
-/// What is published, who runs it, how it came about; and taking part in it.
+use crate::exit::Exit;
+pub use coordination::{
+    Counter, CounterAdd, CounterNamed, CounterSet, Lock, LockList, LockNamed, LockRelease, LockRun, Permits,
+};
+pub use members::{Members, MembersChange, MembersOf};
+pub use queue::{
+    Queue, QueueExtend, QueueLetters, QueueNamed, QueuePeek, QueuePurge, QueueReceipt, QueueReceive, QueueRelease,
+    QueueSend,
+};
+
+/// What is published, who runs it, how it came about; and taking part in it. Locks, counters and queues for scripts.
 ///
 /// Exit codes: 0 ok, 1 wrong usage or another error, 2 not found, 3 not ready, refused or problems
-/// found, 4 timed out or still in progress, 5 differences (diff --exit-code).
+/// found, 4 timed out or still in progress, 5 differences (diff --exit-code); lock run has its own.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "kubectl-quorate", bin_name = "kubectl quorate", version, propagate_version = true)]
 pub struct Options {
@@ -103,6 +117,18 @@ pub enum Command {
     Lint(Lint),
     /// Offline: adds the sidecar to the labelled pods of manifests, as the chart's policy does.
     Inject(Inject),
+    /// Locks, on Leases: run a command under one, see who holds it.
+    #[command(subcommand)]
+    Lock(Lock),
+    /// Counters: one number that many add to, each exactly once.
+    #[command(subcommand)]
+    Counter(Counter),
+    /// Queues: work that is handed out one by one, and again until it is acknowledged.
+    #[command(subcommand)]
+    Queue(Queue),
+    /// Members: who decides on what a ClusterSet decides; change them, replace one that was lost.
+    #[command(subcommand)]
+    Members(Members),
     /// A completion script for a shell.
     Completions {
         /// Which shell.
@@ -116,6 +142,30 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// What lock run starts, and what becomes the command.
+    #[command(name = "__exec", hide = true)]
+    Exec {
+        /// The process id of lock run, with which it ends.
+        parent: i32,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// What takes the terminal back for lock run.
+    #[command(name = "__foreground", hide = true)]
+    Foreground {
+        /// The process group that gets it.
+        group: i32,
+    },
+}
+
+/// How a command line ends that is wrong: those who read the exit code of lock run are to tell it from their command's.
+#[must_use]
+pub fn wrong_usage(words: impl IntoIterator<Item = OsString>) -> Exit {
+    let read = Options::command().ignore_errors(true).try_get_matches_from(words);
+    let runs = read
+        .is_ok_and(|read| read.subcommand_matches("lock").is_some_and(|lock| lock.subcommand_name() == Some("run")));
+    if runs { Exit::WrongRun } else { Exit::Error }
 }
 
 /// A config.
@@ -324,4 +374,50 @@ pub struct Inject {
     /// The sidecar's image.
     #[arg(long)]
     pub image: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_run_can_be_told_from_its_command() {
+        let ends = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert!(Options::try_parse_from(&words).is_err(), "{line}");
+            wrong_usage(words)
+        };
+        for line in
+            ["q lock run", "q lock run x", "q -n shop lock run x --ttl never -- true", "q lock run x --nope -- a"]
+        {
+            assert_eq!(ends(line), Exit::WrongRun, "{line}");
+        }
+        for line in ["q lock", "q lock show", "q stauts", "q counter set x 1"] {
+            assert_eq!(ends(line), Exit::Error, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_command_is_what_follows_the_dashes() {
+        let read = |line: &str| match Options::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Lock(Lock::Run(run)) => run,
+            other => panic!("{other:?}"),
+        };
+        let run = read("q lock run x --permits 2/3 -- make -j --wait 3 -- x");
+        assert_eq!(run.command, ["make", "-j", "--wait", "3", "--", "x"].map(OsString::from));
+        assert_eq!((run.permits, run.wait), (Some(Permits { take: 2, of: 3 }), None));
+        assert_eq!(read("q lock run x --wait 0s -- true").wait, Some(Span::of_seconds(0)));
+        for line in ["q lock run x --shared --permits 1/2 -- true", "q lock run x --permits 3 -- true"] {
+            assert!(Options::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_counter_is_set_only_knowingly() {
+        let read = |line: &str| Options::try_parse_from(line.split(' ')).map(|options| options.command);
+        assert!(read("q counter set x -1 --expect -2").is_ok() && read("q counter set x 1 --force").is_ok());
+        assert!(read("q counter set x 1").is_err() && read("q counter set x 1 --expect 2 --force").is_err());
+        assert!(matches!(read("q counter add x -5"), Ok(Command::Counter(Counter::Add(CounterAdd { delta: -5, .. })))));
+        assert!(read("q counter add x 9223372036854775808").is_err());
+    }
 }
