@@ -48,7 +48,7 @@
 - name: problems
   expression: >-
     variables.asked.transformList(name, _, !(name in ['config', 'tools-volume', 'check-http', 'check-exec', 'notify-http',
-    'notify-signal', 'notify-exec', 'hook-seconds', 'revision', 'fencing-token'] || name in variables.settings), name).sort()
+    'notify-signal', 'notify-exec', 'hook-seconds', 'api', 'revision', 'fencing-token'] || name in variables.settings), name).sort()
     .map(name, 'quorate.io/' + name + ' is no annotation of injection')
     + variables.badAmounts.map(name, 'quorate.io/' + name + ' must be an amount such as '
     + (name.startsWith('cpu-') ? '500m' : '64Mi'))
@@ -84,6 +84,11 @@
 
     !variables.asked[?'hook-seconds'].orValue('10').matches('^([1-9]|[123][0-9]|4[0-5])$') ?
     'quorate.io/hook-seconds must be 1 to 45' : '',
+
+    !('api' in variables.asked) ? '' : !variables.asked['api'].matches('^127[.]0[.]0[.]1:[1-9][0-9]{3,4}$')
+    || int(variables.asked['api'].substring(10)) > 65535 || int(variables.asked['api'].substring(10)) < 1024
+    || variables.asked['api'].substring(10) == variables.settings['port'] ?
+    'quorate.io/api must be 127.0.0.1 and a port from 1024 to 65535 other than quorate.io/port, such as 127.0.0.1:8082' : '',
 
     variables.asked[?'check-http'].orValue('').matches('^http://(localhost|127[.][0-9.]+|\\[::1\\])(:|/|$)')
     && variables.forerunners.size() == 0 ? 'quorate.io/check-http asks this pod itself, whose containers start only after the'
