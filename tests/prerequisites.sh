@@ -1,5 +1,5 @@
 #!/bin/bash
-# Says what is missing, and how to get it, before anything is built.
+# Says what is missing, and how to get it, before anything is built. Its arguments are the goals of make.
 set -euo pipefail
 missing=0
 need() { # COMMAND WHAT-FOR
@@ -10,4 +10,11 @@ need cc "the linker for Rust: install gcc or clang (Debian: apt-get install gcc 
 need setpriv "so that what is started ends with its starter (Debian: apt-get install util-linux)"
 [ -n "${KUBECONFIG:-}${KUBEBUILDER_ASSETS:-}" ] || need go "to build the embedded control plane: install Go 1.26,
   or set KUBECONFIG (make demo on a cluster of your own) or KUBEBUILDER_ASSETS (ready-made etcd, kube-apiserver, kubectl)"
+# It is built with Go, too.
+case " $* " in
+  *" test "* | *" test-node "* | *" chart-check "* | *" bench "*)
+    root=$(cd "$(dirname "$0")/.." && pwd)
+    [ -n "${HELM:-}" ] || [ -x "$root/target/tools/bin/helm" ] ||
+      need go "to build Helm, for the chart: install Go 1.26, or set HELM to Helm 4's program" ;;
+esac
 exit $missing

@@ -64,6 +64,7 @@ pub struct Cluster {
     /// The scheduler, beside a node.
     pub scheduler: Option<Process>,
     etcd_urls: Vec<String>,
+    etcd_arguments: Vec<Vec<String>>,
     /// The node's.
     machine: Option<Arc<Machine>>,
     folder: TempDir,
@@ -117,6 +118,7 @@ impl Cluster {
             controller_manager: None,
             scheduler: None,
             etcd_urls: Vec::new(),
+            etcd_arguments: Vec::new(),
             machine,
             folder,
             binaries,
@@ -190,7 +192,31 @@ impl Cluster {
     /// # Errors
     /// When no member answers as the leader.
     pub async fn kill_etcd_leader(&mut self) -> Result<usize> {
-        let leader = wait_for("etcd to have a leader", || async {
+        let leader = self.etcd_leader().await?;
+        self.etcd[leader].kill();
+        Ok(leader)
+    }
+
+    /// Starts a member of etcd again that was killed.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_etcd(&mut self, member: usize) -> Result<()> {
+        self.etcd[member] = self.launch("etcd", &format!("etcd{member}"), &self.etcd_arguments[member])?;
+        Ok(())
+    }
+
+    /// Cuts a member of etcd off (SIGSTOP), or brings it back: its connections stay open, and nothing comes through.
+    pub fn cut_off_etcd(&self, member: usize, cut: bool) {
+        self.etcd[member].signal(if cut { Signal::STOP } else { Signal::CONT });
+    }
+
+    /// The index of the leader of etcd.
+    ///
+    /// # Errors
+    /// When no member answers as the leader.
+    pub async fn etcd_leader(&self) -> Result<usize> {
+        wait_for("etcd to have a leader", || async {
             for (index, url) in self.etcd_urls.iter().enumerate() {
                 let metrics = http_get(url.trim_start_matches("http://"), "/metrics").await;
                 if metrics.is_ok_and(|(_, text)| text.lines().any(|line| line == "etcd_server_is_leader 1")) {
@@ -199,9 +225,7 @@ impl Cluster {
             }
             Err("no member says it is".to_owned())
         })
-        .await?;
-        self.etcd[leader].kill();
-        Ok(leader)
+        .await
     }
 
     /// Kills an API server; [`Cluster::restart_api_server`] brings it back on the same port.
@@ -246,6 +270,7 @@ impl Cluster {
             }
             let member = self.launch("etcd", &format!("etcd{index}"), &arguments)?;
             self.etcd.push(member);
+            self.etcd_arguments.push(arguments);
         }
         self.etcd_urls = members.iter().map(|member| url(member.0)).collect();
         Ok(())

@@ -1,13 +1,14 @@
 //! Helm, and the chart.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Result, ensure};
 
-use crate::cluster::root;
+use crate::{Cluster, cluster::root};
 
 /// Helm's program, with the rights of a kubeconfig.
 pub struct Helm {
@@ -64,4 +65,26 @@ impl Helm {
         let chart = chart().display().to_string();
         self.run(&[&["template", "quorate", &chart, "--namespace", "quorate-system"], arguments].concat())
     }
+}
+
+/// Applies some templates of the chart (`operator-rbac` and so on), rendered with these arguments of Helm.
+///
+/// # Errors
+/// When they do not render, or the API server refuses them.
+pub fn apply(cluster: &Cluster, templates: &[&str], arguments: &[&str]) -> Result<()> {
+    let shown: Vec<String> =
+        templates.iter().flat_map(|name| ["-s".to_owned(), format!("templates/{name}.yaml")]).collect();
+    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let file = cluster.folder().join("templates.yaml");
+    fs::write(&file, Helm::new(None)?.template(&[arguments, &shown[..]].concat())?)?;
+    cluster.kubectl(&["apply", "-f", &file.display().to_string()]).map(drop)
+}
+
+/// Gives the operator, as service account `quorate-system:quorate-operator`, the rights that the chart gives it, and no others.
+///
+/// # Errors
+/// As for [`apply`].
+pub fn give_operator_rights(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
+    cluster.kubectl(&["create", "namespace", "quorate-system"])?;
+    apply(cluster, &["operator-serviceaccount", "operator-rbac"], arguments)
 }

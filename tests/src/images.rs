@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -127,7 +128,43 @@ impl Image {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
+        header.set_mode(0o777);
         self.layer.append_link(&mut header, path.trim_start_matches('/'), target)?;
+        Ok(())
+    }
+
+    /// Adds all that is in a folder, with its modes, owned by root.
+    ///
+    /// # Errors
+    /// When something cannot be read, or is neither a file nor a folder nor a link.
+    pub fn tree(&mut self, folder: &Path) -> Result<()> {
+        self.below(folder, Path::new(""))
+    }
+
+    fn below(&mut self, source: &Path, path: &Path) -> Result<()> {
+        let mut names = fs::read_dir(source)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+        names.sort();
+        for name in names {
+            let (source, path) = (source.join(&name), path.join(&name));
+            let about = fs::symlink_metadata(&source)?;
+            if about.is_symlink() {
+                self.link(&path.display().to_string(), &fs::read_link(&source)?.display().to_string())?;
+                continue;
+            }
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(about.permissions().mode() & 0o7777);
+            if about.is_dir() {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_size(0);
+                self.layer.append_data(&mut header, &path, io::empty())?;
+                self.below(&source, &path)?;
+            } else {
+                ensure!(about.is_file(), "{} is neither a file nor a folder nor a link", source.display());
+                let bytes = fs::read(&source)?;
+                header.set_size(bytes.len() as u64);
+                self.layer.append_data(&mut header, &path, &bytes[..])?;
+            }
+        }
         Ok(())
     }
 
@@ -261,6 +298,31 @@ mod tests {
         let mut text = String::new();
         program.read_to_string(&mut text).unwrap();
         assert_eq!(text, "the program");
+    }
+
+    #[test]
+    fn a_tree_keeps_its_links_and_modes() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("usr/lib")).unwrap();
+        fs::write(tree.join("usr/lib/x"), "the library").unwrap();
+        for (path, mode) in [("usr", 0o750), ("usr/lib", 0o755), ("usr/lib/x", 0o640)] {
+            fs::set_permissions(tree.join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        std::os::unix::fs::symlink("usr/lib", tree.join("lib")).unwrap();
+        let mut image = Image::default();
+        image.tree(&tree).unwrap();
+        let layer = image.layer.into_inner().unwrap();
+        let mut layer = tar::Archive::new(&layer[..]);
+        let found = layer.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            let target = entry.link_name().unwrap().map_or_else(String::new, |target| target.display().to_string());
+            (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap(), target)
+        });
+        let expected =
+            [("lib", 0o777, "usr/lib"), ("usr", 0o750, ""), ("usr/lib", 0o755, ""), ("usr/lib/x", 0o640, "")];
+        let expected = expected.map(|(path, mode, target)| (path.to_owned(), mode, target.to_owned()));
+        assert_eq!(found.collect::<Vec<_>>(), expected);
     }
 
     #[test]

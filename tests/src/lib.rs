@@ -4,14 +4,19 @@
 pub mod certificates;
 pub mod cluster;
 pub mod crash;
+pub mod crowd;
+pub mod faults;
 pub mod files;
 pub mod helm;
 pub mod images;
+pub mod installation;
 pub mod machine;
+pub mod members;
 pub mod names;
 pub mod node;
 pub mod process;
 pub mod programs;
+pub mod recorder;
 pub mod scene;
 pub mod wait;
 

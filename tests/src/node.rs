@@ -46,19 +46,25 @@ pub struct Node {
     proxy: Option<Inside>,
 }
 
-/// Whether this machine can have a node. If it cannot, says so for the test that asks, and notes it in
-/// `target/skipped`, whose lines `make test` counts.
+/// Whether this machine can have a node. If it cannot, says so for the test that asks: see [`skip`].
 #[must_use]
 pub fn available() -> bool {
+    let checked = machine::check();
+    if let Err(why) = &checked {
+        skip(why);
+    }
+    checked.is_ok()
+}
+
+/// Says why the test that asks cannot run here, and notes it in `target/skipped`, whose lines `make test` counts.
+pub fn skip(why: &str) {
     use std::io::Write;
-    let Err(why) = machine::check() else { return true };
     let thread = std::thread::current();
     let line = format!("{}: {why}", thread.name().unwrap_or_default());
     // Not through eprintln, which tests that pass do not show.
     let _ = writeln!(std::io::stderr(), "SKIPPED {line}");
     let notes = File::options().create(true).append(true).open(root().join("target/skipped"));
     let _ = notes.and_then(|mut notes| writeln!(notes, "{line}"));
-    false
 }
 
 impl Node {

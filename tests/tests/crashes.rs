@@ -2,7 +2,9 @@
 //! takes over: every run ends in the same state, with the same log and each event once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{collections::BTreeMap, fmt::Debug, fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap, fmt::Debug, fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use clap::Parser;
 use futures::{StreamExt, stream};
@@ -31,7 +33,7 @@ use tokio::{
     net::TcpListener,
     sync::{OnceCell, Semaphore},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// Histories at a time: most of a run is waiting.
@@ -196,9 +198,17 @@ async fn until<K>(api: &Api<K>, name: &str, what: &str, is_so: impl Fn(&K) -> bo
 where
     K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
 {
-    let found = await_condition(api.clone(), name, |found: Option<&K>| found.is_some_and(&is_so));
+    let found = async {
+        loop {
+            // An API server that is busy says so (429), and is asked again.
+            if let Ok(found) = await_condition(api.clone(), name, |found: Option<&K>| found.is_some_and(&is_so)).await {
+                return found;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
     match timeout(DEADLINE, found).await {
-        Ok(found) => found.unwrap().unwrap(),
+        Ok(found) => found.unwrap(),
         Err(late) => panic!("{what}: {late}; {}", json!(api.get_opt(name).await.unwrap())),
     }
 }

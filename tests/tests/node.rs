@@ -10,10 +10,9 @@ use std::{
 
 use quorate_tests::{
     Cluster,
-    cluster::Options,
-    helm::{self, Helm},
-    images, names,
-    node::{self, BUSYBOX},
+    helm::Helm,
+    installation::{self, SYSTEM, helm, pod},
+    names, node,
     scene::condition,
     wait::{DEADLINE, wait_for},
 };
@@ -24,7 +23,6 @@ use tokio::{
     sync::{Mutex, MutexGuard, OnceCell, mpsc},
 };
 
-const SYSTEM: &str = "quorate-system";
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
 const REPLICAS: usize = 3;
 
@@ -34,55 +32,8 @@ async fn cluster() -> Option<MutexGuard<'static, Cluster>> {
     if !node::available() {
         return None;
     }
-    let shared = SHARED.get_or_init(|| async { Mutex::new(installed().await) }).await;
+    let shared = SHARED.get_or_init(|| async { Mutex::new(installation::cluster().await.unwrap()) }).await;
     Some(shared.lock().await)
-}
-
-async fn installed() -> Cluster {
-    let images = images::ours().unwrap();
-    let cluster = Cluster::with(Options { node: true, ..Options::default() }).await.unwrap();
-    for image in images {
-        cluster.node.as_ref().unwrap().import(&image.path).unwrap();
-    }
-    helm(&cluster, &["install", "--create-namespace", "--wait"]);
-    Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&["test", "quorate", "-n", SYSTEM]).unwrap();
-    // The API server takes up new policies a moment later.
-    let labels = json!({"quorate.io/inject": "true"});
-    let probe = pod(&json!({"name": "probe", "labels": labels, "annotations": {"quorate.io/config": "web"}}));
-    let file = cluster.folder().join("probe.json").display().to_string();
-    fs::write(&file, probe.to_string()).unwrap();
-    wait_for("the injection to be in force", || async {
-        let made = cluster.kubectl(&["create", "--dry-run=server", "-o", "yaml", "-f", &file]);
-        let made = made.map_err(|error| error.to_string())?;
-        if made.contains("quorate-sidecar") { Ok(()) } else { Err(made) }
-    })
-    .await
-    .unwrap();
-    cluster
-}
-
-/// helm, for the release. What its network policies limit is not tested here: this node does not enforce any.
-fn helm(cluster: &Cluster, words: &[&str]) {
-    let chart = helm::chart().display().to_string();
-    let release = ["quorate", &chart, "--namespace", SYSTEM, "--timeout", "90s", "--set", "nudge.enabled=true"];
-    let all = [&words[..1], &release, &words[1..]].concat();
-    Helm::new(Some(&cluster.kubeconfig(0))).unwrap().run(&all).unwrap();
-}
-
-/// An application that only waits, as a user of its own who may do nothing.
-fn pod(metadata: &Value) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {"runAsUser": 1000, "runAsNonRoot": true},
-            "containers": [{
-                "name": "app", "image": BUSYBOX, "command": ["sleep", "86400"],
-                "securityContext": {"readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
-                                    "capabilities": {"drop": ["ALL"]}},
-            }],
-        },
-    })
 }
 
 /// A namespace with config web.
@@ -98,6 +49,9 @@ struct Pod {
     /// The sidecar's, if it has one.
     container: String,
     restarts: u64,
+    /// The application's container.
+    app: String,
+    app_restarts: u64,
     ready: bool,
 }
 
@@ -161,12 +115,14 @@ impl Shop {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let items = list["items"].as_array().into_iter().flatten();
         let pods = items.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).map(|pod| {
-            let sidecar = &pod["status"]["initContainerStatuses"][0];
+            let (sidecar, app) = (&pod["status"]["initContainerStatuses"][0], &pod["status"]["containerStatuses"][0]);
             Pod {
                 name: text(&pod["metadata"]["name"]),
                 uid: text(&pod["metadata"]["uid"]),
                 container: text(&sidecar["containerID"]),
                 restarts: sidecar["restartCount"].as_u64().unwrap_or_default(),
+                app: text(&app["containerID"]),
+                app_restarts: app["restartCount"].as_u64().unwrap_or_default(),
                 ready: condition(pod, "Ready")["status"] == "True",
             }
         });
@@ -358,7 +314,7 @@ async fn endpoint(address: Ipv4Addr) -> (u16, mpsc::Receiver<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_sidecar_comes_back_and_a_deleted_pods_successor_has_its_files() {
+async fn what_is_killed_comes_back_to_its_files_and_so_does_a_deleted_pods_successor() {
     let Some(cluster) = cluster().await else { return };
     let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
     let pods = shop.ready(&cluster).await;
@@ -372,6 +328,13 @@ async fn a_killed_sidecar_comes_back_and_a_deleted_pods_successor_has_its_files(
     assert_eq!(killed.on_disk(&cluster), "x: one\n");
     shop.apply(&cluster, &config("two", "strategy: Immediate"));
     shop.all_show(&cluster, "two").await;
+
+    // The application alone, beside a sidecar that goes on.
+    let began = &pods[2];
+    cluster.node.as_ref().unwrap().kill_container(&began.app).unwrap();
+    let restarted = |pod: &Pod| pod.uid == began.uid && pod.app_restarts == 1 && pod.container == began.container;
+    shop.until(&cluster, "the application to be restarted", |pods| pods.iter().any(restarted)).await;
+    shop.shows(&cluster, &began.name, "/etc/quorate/web/f.yaml", "two").await;
 
     shop.kubectl(&cluster, &["delete", "pod", &deleted.name]).unwrap();
     shop.until(&cluster, "another pod", |pods| pods.iter().all(|pod| pod.uid != deleted.uid)).await;
@@ -398,26 +361,31 @@ async fn a_rollout_ends_though_the_operator_is_killed_and_then_its_pod_deleted()
     let Some(cluster) = cluster().await else { return };
     let canary = "strategy: Canary, steps: [{pods: 1, bake: 3s}, {pods: 2, bake: 3s}]";
     let shop = Shop::with_pods(&cluster, canary).await;
-    let operator = || {
-        let list = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", OPERATOR, "-o", "json"]).unwrap();
-        let list: Value = serde_json::from_str(&list).unwrap();
-        let status = &list["items"][0]["status"]["containerStatuses"][0];
-        (list["items"][0]["metadata"]["name"].as_str().unwrap().to_owned(), status.clone())
+    let container = |operator: &str| {
+        let status = "jsonpath={.status.containerStatuses[0]}";
+        let status = cluster.kubectl(&["-n", SYSTEM, "get", "pod", operator, "-o", status]).unwrap();
+        serde_json::from_str::<Value>(&status).unwrap()
     };
-    let restarts = operator().1["restartCount"].as_u64().unwrap();
     let at_step = |step: i64| move |status: &Value| status["candidate"]["step"] == step;
+    let killed = led_by(&cluster, |_| true).await;
+    let before = container(&killed);
 
     shop.apply(&cluster, &config("two", canary));
     shop.status(&cluster, "the first step", at_step(1)).await;
-    let (_, container) = operator();
-    cluster.node.as_ref().unwrap().kill_container(container["containerID"].as_str().unwrap()).unwrap();
+    cluster.node.as_ref().unwrap().kill_container(before["containerID"].as_str().unwrap()).unwrap();
     shop.status(&cluster, "the second step", at_step(2)).await;
-    let (name, container) = operator();
-    assert!(container["restartCount"].as_u64().unwrap() > restarts, "{container}");
-    cluster.kubectl(&["-n", SYSTEM, "delete", "pod", &name, "--grace-period=0", "--force"]).unwrap();
+    // At once: the rollout is to be under way still.
+    let deleted = led_by(&cluster, |name| name != killed).await;
+    cluster.kubectl(&["-n", SYSTEM, "delete", "pod", &deleted, "--grace-period=0", "--force"]).unwrap();
     let ended = |status: &Value| status["revision"] == 2 && status["phase"] == "Published";
     shop.status(&cluster, "the rollout to end", ended).await;
-    assert_ne!(operator().0, name);
+    led_by(&cluster, |name| name != deleted).await;
+    wait_for("the killed operator to be restarted", || async {
+        let now = container(&killed);
+        if now["restartCount"].as_u64() > before["restartCount"].as_u64() { Ok(()) } else { Err(now.to_string()) }
+    })
+    .await
+    .unwrap();
     shop.all_show(&cluster, "two").await;
     shop.close(&cluster);
 }
@@ -480,7 +448,7 @@ async fn an_upgrade_restarts_no_pod_and_an_uninstall_keeps_what_is_the_users() {
     let Some(cluster) = cluster().await else { return };
     let shop = Shop::with_pods(&cluster, "strategy: Immediate").await;
     let before = shop.ready(&cluster).await;
-    helm(&cluster, &["upgrade", "--wait", "--set", "operator.log.format=json"]);
+    helm(&cluster, &["upgrade", "--wait", "--set", "operator.log.format=json"]).unwrap();
     shop.apply(&cluster, &config("two", "strategy: Immediate"));
     shop.all_show(&cluster, "two").await;
     shop.is_still(&cluster, &before).await;
@@ -489,9 +457,89 @@ async fn an_upgrade_restarts_no_pod_and_an_uninstall_keeps_what_is_the_users() {
     assert!(shop.get(&cluster, &["secret", "web.quorate"]).is_ok());
     shop.all_show(&cluster, "two").await;
     shop.is_still(&cluster, &before).await;
-    helm(&cluster, &["install", "--wait"]);
+    helm(&cluster, &["install", "--wait"]).unwrap();
     shop.apply(&cluster, &config("three", "strategy: Immediate"));
     shop.all_show(&cluster, "three").await;
     shop.is_still(&cluster, &before).await;
     shop.close(&cluster);
+}
+
+/// The operators' own lock, held for an hour at a time: nobody waits that long here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_passes_on_when_kubelet_says_that_its_holder_ended_and_not_when_its_pod_vanished() {
+    let Some(mut cluster) = cluster().await else { return };
+    let hour = "operator.leaderElection.leaseSeconds=3600";
+    helm(&cluster, &["upgrade", "--wait", "--set", hour]).unwrap();
+    let leader = led_by(&cluster, |_| true).await;
+    let container = |name: &str| {
+        let id = "jsonpath={.status.containerStatuses[0].containerID}";
+        cluster.kubectl(&["-n", SYSTEM, "get", "pod", name, "-o", id]).unwrap()
+    };
+    // Another one knows the claim, and waits.
+    wait_for("two operators", || async {
+        let ready = operators(&cluster);
+        if ready.len() == 2 { Ok(()) } else { Err(format!("{ready:?}")) }
+    })
+    .await
+    .unwrap();
+    cluster.node.as_ref().unwrap().kill_container(&container(&leader)).unwrap();
+    let next = led_by(&cluster, |name| name != leader).await;
+    // It works: a config is published.
+    let shop = Shop::new(&cluster);
+    shop.apply(&cluster, &config("one", "strategy: Immediate"));
+    shop.status(&cluster, "the next leader to publish", |status| status["revision"] == 1).await;
+
+    // Its pod vanishes, and it lives on: nobody takes its lock, though everybody knows that the pod is gone.
+    cluster.node.as_mut().unwrap().kill_kubelet();
+    cluster.kubectl(&["-n", SYSTEM, "delete", "pod", &next, "--force", "--grace-period=0"]).unwrap();
+    wait_for("the pod to be gone", || async {
+        let gone = cluster.kubectl(&["-n", SYSTEM, "get", "pod", &next]).is_err();
+        if gone { Ok(()) } else { Err("it is there".to_owned()) }
+    })
+    .await
+    .unwrap();
+    // What has proof passes on within a second, above. That this does not, only time can tell.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert_eq!(holder(&cluster), next);
+
+    // The chart as it was, for the tests to come: they do not wait for an hour either.
+    cluster.node.as_mut().unwrap().start_kubelet().unwrap();
+    let release = ["-n", SYSTEM, "patch", "lease", LEASE, "--type=merge", "-p"];
+    cluster.kubectl(&[&release[..], &[r#"{"spec":{"holderIdentity":""}}"#]].concat()).unwrap();
+    helm(&cluster, &["upgrade", "--wait"]).unwrap();
+    led_by(&cluster, |name| name != next).await;
+    wait_for("the claims for an hour to be gone", || async {
+        let claims = cluster.kubectl(&["-n", SYSTEM, "get", "lease", LEASE, "-o", "jsonpath={.metadata.annotations}"]);
+        let claims = claims.map_err(|error| error.to_string())?;
+        if claims.contains("3600000") { Err(claims) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    shop.close(&cluster);
+}
+
+const LEASE: &str = "quorate-operator";
+
+/// The name of the pod that the operators' Lease names.
+fn holder(cluster: &Cluster) -> String {
+    let identity = ["-n", SYSTEM, "get", "lease", LEASE, "-o", "jsonpath={.spec.holderIdentity}"];
+    let identity = cluster.kubectl(&identity).unwrap_or_default();
+    identity.rsplit_once('_').map(|(pod, _)| pod.to_owned()).unwrap_or_default()
+}
+
+/// The operators that are ready, by name.
+fn operators(cluster: &Cluster) -> Vec<String> {
+    let ready = r#"jsonpath={range .items[?(@.status.containerStatuses[0].ready==true)]}{.metadata.name}{"\n"}{end}"#;
+    let names = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", OPERATOR, "-o", ready]).unwrap_or_default();
+    names.lines().map(str::to_owned).collect()
+}
+
+/// Waits until such an operator leads, and is there; its name.
+async fn led_by(cluster: &Cluster, is_so: impl Fn(&str) -> bool) -> String {
+    wait_for("another leader", || async {
+        let name = holder(cluster);
+        if is_so(&name) && operators(cluster).contains(&name) { Ok(name) } else { Err(name) }
+    })
+    .await
+    .unwrap()
 }

@@ -18,7 +18,7 @@ use kube::{
 use quorate_tests::{
     Cluster,
     cluster::{Options, root},
-    helm::Helm,
+    helm,
     programs::{self, Program},
     scene::{Scene, condition},
     wait::wait_for,
@@ -44,35 +44,22 @@ async fn shared() -> &'static Shared {
             cluster.install_crds().await.unwrap();
             let kubeconfig = cluster.kubeconfig_of("quorate-system:quorate-operator").unwrap();
             let log = cluster.folder().join("operator.log");
-            cluster.kubectl(&["create", "namespace", "quorate-system"]).unwrap();
             cluster.kubectl(&["create", "namespace", ELSEWHERE]).unwrap();
             // The rights are for the cluster, the policies for the scenes: so all that fails there and works elsewhere
             // fails by a policy.
-            let rights = ["operator-rbac", "operator-serviceaccount"];
-            render(&cluster, &["--set", "nudge.enabled=true"], &rights);
+            helm::give_operator_rights(&cluster, &["--set", "nudge.enabled=true"]).unwrap();
             let scenes: Vec<String> = (0..30).map(|n| format!("scene-{n}")).collect();
             let scenes = format!("operator.namespaces={{{}}}", scenes.join(","));
-            let policies =
-                ["fencing", "heads", "nudge", "references", "replica-identity"].map(|p| format!("policy-{p}"));
+            let policies = ["fencing", "heads", "locks", "nudge", "references", "replica-identity", "writers"]
+                .map(|p| format!("policy-{p}"));
             let policies: Vec<&str> = policies.iter().map(String::as_str).collect();
-            render(&cluster, &["--set", "nudge.enabled=true", "--set", &scenes], &policies);
+            helm::apply(&cluster, &policies, &["--set", "nudge.enabled=true", "--set", &scenes]).unwrap();
             in_force(&Scene::new(&cluster)).await;
             let operator = programs::operator(&kubeconfig, &["--nudge-pods"], &log).await.unwrap();
             operator.ready().await.unwrap();
             Shared { cluster, _operator: operator }
         })
         .await
-}
-
-/// Applies templates of the chart.
-fn render(cluster: &Cluster, values: &[&str], templates: &[&str]) {
-    let shown = templates.iter().flat_map(|name| ["-s".to_owned(), format!("templates/{name}.yaml")]);
-    let shown: Vec<String> = shown.collect();
-    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
-    let text = Helm::new(None).unwrap().template(&[values, &shown[..]].concat()).unwrap();
-    let file = cluster.folder().join(format!("{}.yaml", templates[0]));
-    fs::write(&file, text).unwrap();
-    cluster.kubectl(&["apply", "-f", &file.display().to_string()]).unwrap();
 }
 
 /// The API server takes up new policies a moment later: waits until each refuses something.
@@ -83,7 +70,8 @@ async fn in_force(scene: &Scene<'_>) {
     };
     let config = json!({"apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig", "metadata": {"name": "probe"},
         "spec": {"layers": [{"name": "a", "secretRef": {"name": "x"}}], "files": [{"path": "a.yaml"}]}});
-    let probes: [(&str, &[&str], Value); 5] = [
+    let probes: [(&str, &[&str], Value); 6] = [
+        ("quorate-writers", &[], lease("probe", "", &json!({"quorate.io/writer": "u"}))),
         ("quorate-fencing", &[], secret("Opaque", "x")),
         ("quorate-heads", &[], secret("quorate.io/head", "1")),
         ("quorate-references", &["--as=probe"], config),
@@ -153,6 +141,11 @@ fn refused(policy: &str, attempt: Result<impl Sized, impl ToString>) -> String {
 fn forbidden(attempt: Result<impl Sized, impl ToString>) {
     let said = attempt.err().expect("it went through").to_string();
     assert!(said.contains("forbidden: User"), "{said}");
+}
+
+fn lease(name: &str, holder: &str, annotations: &Value) -> Value {
+    json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "annotations": annotations},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15}})
 }
 
 fn replica(config: &str, pod: &str, uid: &str) -> Value {
@@ -608,5 +601,78 @@ async fn the_operator_tells_pods_of_a_head_and_changes_nothing_else_of_them() {
     }
     for attempt in attempts(ELSEWHERE, "other") {
         attempt.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_held_is_not_deleted() {
+    let scene = Scene::new(&shared().await.cluster);
+    let lock = json!({"quorate.io/lock": "{}"});
+    let make = |namespace: &str, name: &str, holder: &str, annotations: &Value| {
+        create(&scene, namespace, &[], &lease(name, holder, annotations)).unwrap();
+    };
+    make(&scene.namespace, "held", "web-0_1", &lock);
+    make(&scene.namespace, "free", "", &lock);
+    make(&scene.namespace, "theirs", "web-0_1", &json!({}));
+    let delete = |namespace: &str, name: &str, more: &[&str]| {
+        scene.cluster.kubectl(&[&["-n", namespace, "delete", "lease", name], more].concat())
+    };
+    let said = wait_for("the policy to be in force", || async {
+        let attempt = delete(&scene.namespace, "held", &["--dry-run=server"]);
+        attempt.err().map(|said| said.to_string()).ok_or_else(|| "it may be deleted".to_owned())
+    })
+    .await
+    .unwrap();
+    assert!(said.contains("which web-0_1 holds") && said.contains("lock release"), "{said}");
+    refused("locks", delete(&scene.namespace, "held", &[]));
+    refused("locks", scene.kubectl(&["delete", "leases", "--all", "--dry-run=server"]));
+    // Free ones, what is no lock, and what is repaired by hand.
+    delete(&scene.namespace, "free", &[]).unwrap();
+    delete(&scene.namespace, "theirs", &[]).unwrap();
+    delete(&scene.namespace, "held", &[&["--as=admin"], &RECOVERY[..]].concat()).unwrap();
+    // With its namespace it goes, and where no policy holds.
+    make(&scene.namespace, "held", "web-0_1", &lock);
+    make(ELSEWHERE, "held", "web-0_1", &lock);
+    delete(ELSEWHERE, "held", &[]).unwrap();
+    scene.cluster.kubectl(&["delete", "namespace", &scene.namespace, "--wait=true", "--timeout=60s"]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_signs_what_it_coordinates_for_itself_only() {
+    let scene = Scene::new(&shared().await.cluster);
+    let leases = "{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}";
+    let attempts = |namespace: &str| {
+        let a = pod_of(&scene, namespace, "signs", "signs-a", &json!({}));
+        let b = pod_of(&scene, namespace, "signs", "signs-b", &json!({}));
+        grant_in(&scene, namespace, "signs", leases, &[&format!("--serviceaccount={namespace}:signs")]);
+        let pod = token(&scene, namespace, "signs", Some(("signs-a", &a)));
+        let nobody = token(&scene, namespace, "signs", None);
+        let signed = |uid: &str, claims: &str, holder: &str| {
+            lease("signed", holder, &json!({"quorate.io/writer": uid, "quorate.io/lock": claims}))
+        };
+        let write = |who: &Path, verb: &str, object: &Value| as_somebody(&scene, who, &["-n", namespace, verb], object);
+        write(&pod, "create", &signed(&a, "{}", "")).unwrap();
+        // client-go's leader election changes the spec and keeps all else.
+        write(&nobody, "replace", &signed(&a, "{}", "manager-0")).unwrap();
+        // Unsigned is how those write who are no pods.
+        write(&nobody, "replace", &lease("signed", "", &json!({"quorate.io/lock": r#"{"lamport":1}"#}))).unwrap();
+        write(&pod, "replace", &signed(&a, r#"{"lamport":2}"#, "")).unwrap();
+        [
+            ("for another pod", write(&pod, "replace", &signed(&b, r#"{"lamport":3}"#, ""))),
+            ("with a token of no pod", write(&nobody, "replace", &signed(&a, r#"{"lamport":4}"#, ""))),
+            ("for another pod from the first", {
+                let mut object = signed(&b, "{}", "");
+                object["metadata"]["name"] = json!("signed-2");
+                write(&pod, "create", &object)
+            }),
+        ]
+    };
+    for (what, attempt) in attempts(&scene.namespace) {
+        assert!(attempt.is_err(), "{what}");
+        let said = refused("writers", attempt);
+        assert!(said.contains("signs for itself only"), "{said}");
+    }
+    for (what, attempt) in attempts(ELSEWHERE) {
+        assert_eq!(attempt, Ok(()), "{what}");
     }
 }

@@ -13,6 +13,7 @@ use quorate_crds::names::REVISION;
 use quorate_tests::{
     Cluster,
     cluster::{self, Options, root},
+    helm,
     programs::{self, Program},
     scene::{Scene, condition},
     wait::wait_for,
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 /// One control plane and operator for all scenarios that do not break them; each has its own namespace. The
-/// operator has the rights that `docs/examples/rbac-operator.yaml` gives, and no others.
+/// operator has the rights that the chart gives, and no others.
 struct Shared {
     cluster: Cluster,
     _operator: Program,
@@ -35,8 +36,7 @@ async fn shared() -> &'static Shared {
             let cluster = Cluster::with(options).await.unwrap();
             cluster.install_crds().await.unwrap();
             let log = cluster.folder().join("operator.log");
-            let rights = root().join("docs/examples/rbac-operator.yaml").display().to_string();
-            cluster.kubectl(&["apply", "-f", &rights]).unwrap();
+            helm::give_operator_rights(&cluster, &[]).unwrap();
             let kubeconfig = cluster.kubeconfig_of("quorate-system:quorate-operator").unwrap();
             let operator = programs::operator(&kubeconfig, &[], &log).await.unwrap();
             operator.ready().await.unwrap();

@@ -74,7 +74,7 @@ fn no_right_is_a_wildcard_or_makes_more_rights() {
 
 #[test]
 fn every_rule_of_operator_and_users_says_why() {
-    for file in ["_rules.tpl", "users-rbac.yaml"] {
+    for file in ["_rules.tpl", "users-rbac.yaml", "users-coordination.yaml"] {
         let text = fs::read_to_string(chart().join("templates").join(file)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- apiGroups")) {
@@ -86,13 +86,36 @@ fn every_rule_of_operator_and_users_says_why() {
 #[test]
 fn secrets_are_the_operators_alone() {
     for object in rendered(EVERYTHING) {
+        assert_ne!(object["roleRef"]["name"], "quorate-members", "{object}");
         for rule in object["rules"].as_array().into_iter().flatten() {
             let of_secrets = rule["resources"].as_array().unwrap().iter().any(|resource| resource == "secrets");
             let named = rule["resourceNames"].as_array().is_some();
             let whose = object["metadata"]["name"].as_str().unwrap();
-            assert!(!of_secrets || named || whose == "quorate-operator", "{whose}");
+            // The role for other clusters is for people to bind, and part of no other.
+            let of_members =
+                whose == "quorate-members" && !object["metadata"]["labels"].to_string().contains("aggregate");
+            assert!(!of_secrets || named || whose == "quorate-operator" || of_members, "{whose}");
         }
     }
+}
+
+#[test]
+fn whoever_has_no_rights_for_the_cluster_can_install_as_the_guide_says() {
+    let guide = fs::read_to_string(root().join("docs/install.md")).unwrap();
+    let (_, command) = guide.split_once("helm install … ").unwrap();
+    let command = command.split("\n\n").next().unwrap().replace("\\\n", " ");
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let of_the_cluster = |arguments: &[&str]| {
+        let kinds = rendered(arguments).into_iter().map(|object| object["kind"].as_str().unwrap().to_owned());
+        let of_cluster = |kind: &String| {
+            kind.starts_with("Cluster") || kind.contains("Admission") || kind == "CustomResourceDefinition"
+        };
+        kinds.filter(of_cluster).collect::<BTreeSet<String>>()
+    };
+    let namespaces = ["--set", "operator.namespaces={shop}"];
+    assert_eq!(of_the_cluster(&[&namespaces, &words[..]].concat()), BTreeSet::new());
+    // It would be seen.
+    assert!(of_the_cluster(&namespaces).len() > 3);
 }
 
 /// The names of Quorate's metrics in an expression.

@@ -73,10 +73,10 @@ async fn installed_by_helm_the_operator_has_the_rights_it_needs_and_no_others() 
     let said = install(&helm, &["install"], &[]).unwrap();
     assert!(said.contains("kubectl apply -f -"), "{said}");
 
-    // Its pod is let in: the controller made it, and Pod Security did not refuse.
-    wait_for("the operator's pod", || async {
+    // Its pods are let in: the controller made them, and Pod Security did not refuse.
+    wait_for("the operator's pods", || async {
         let pods = cluster.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", "name"]).map_err(|e| e.to_string())?;
-        if pods.lines().count() == 1 {
+        if pods.lines().count() == 2 {
             return Ok(());
         }
         Err(cluster.kubectl(&["-n", NAMESPACE, "get", "events"]).unwrap_or_default())
@@ -111,7 +111,8 @@ async fn installed_by_helm_the_operator_has_the_rights_it_needs_and_no_others() 
 
     let operator = As::account(&cluster, ACCOUNT);
     for action in [
-        "get nodes",
+        "list nodes",
+        "update nodes",
         "list namespaces",
         "create pods -A",
         "patch pods -A",
@@ -146,7 +147,7 @@ async fn installed_by_helm_the_operator_has_the_rights_it_needs_and_no_others() 
         operator.kubectl(&["-n", &scene.namespace, "create", "role", "gift", &verb, &resource, "--dry-run=server"])
     };
     role("get", "secrets").unwrap();
-    let refused = role("get", "nodes").unwrap_err().to_string();
+    let refused = role("get", "persistentvolumes").unwrap_err().to_string();
     assert!(refused.contains("attempting to grant RBAC permissions not currently held"), "{refused}");
 
     // `helm test`, whose pod is the sidecar with these rights and arguments.

@@ -3,5 +3,6 @@
 
 mod content;
 mod install;
+mod requirements;
 mod toggles;
 mod values;

@@ -84,7 +84,8 @@ fn a_name_that_is_misspelt_is_refused_wherever_it_is() {
 fn values_that_would_break_something_are_refused() {
     let helm = Helm::new(None).unwrap();
     for (value, says) in [
-        ("operator.replicas=2", "replicas"),
+        ("operator.replicas=0", "replicas"),
+        ("operator.leaderElection.leaseSeconds=1", "leaseSeconds"),
         ("operator.namespaces={Shop}", "namespaces"),
         ("operator.image.digest=latest", "digest"),
         ("image.registry=example.com/", "registry"),

@@ -3,9 +3,15 @@
 //! The rows of a part take turns, so that noise meets all of them. What sees and writes is a process
 //! of its own in every row, as the operator and the sidecar are.
 
+mod agreement;
+mod counter;
+mod handover;
 mod memory;
 mod objects;
+mod pods;
 mod propagation;
+mod queue;
+mod quorum;
 mod results;
 mod rollout;
 mod timed;
@@ -22,7 +28,8 @@ use quorate_tests::{
 use tokio::time::timeout;
 
 /// In this order.
-const PARTS: [&str; 3] = ["propagation", "memory", "rollout"];
+const PARTS: [&str; 9] =
+    ["propagation", "memory", "rollout", "pods", "counter", "queue", "handover", "quorum", "agreement"];
 /// Every wait has its own limit; this one ends what none of them foresees.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
@@ -46,12 +53,21 @@ async fn measure(parts: &[&str]) -> Result<()> {
         let rows = async {
             match part {
                 "propagation" => propagation::measure(&Ground::start(&[]).await?).await,
+                "counter" => counter::measure().await,
+                "queue" => queue::measure().await,
+                "quorum" => quorum::measure().await,
+                "agreement" => Box::pin(agreement::measure()).await,
+                "handover" => handover::measure().await,
                 "memory" => memory::measure(&Ground::start(&[]).await?).await,
+                "pods" => Box::pin(pods::measure()).await,
                 _ => rollout::measure(&mut Ground::start(&["--namespace", rollout::NAMESPACE]).await?).await,
             }
         };
         let rows = timeout(LIMIT, rows).await.with_context(|| format!("{part} has not ended"))?;
         let rows = rows.with_context(|| format!("bench {part}"))?;
+        if rows.is_empty() {
+            continue;
+        }
         results::print(&rows);
         results::store(&rows)?;
     }

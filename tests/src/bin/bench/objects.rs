@@ -7,8 +7,9 @@ use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
 };
-use kube::api::ObjectMeta;
+use kube::{Api, api::ObjectMeta};
 use quorate_crds::DistributedConfig;
+use quorate_tests::wait::wait_for;
 use serde_json::json;
 
 const PAYLOAD: usize = 4096;
@@ -39,4 +40,16 @@ pub fn config(name: &str, sample: usize) -> Result<DistributedConfig> {
         "apiVersion": "quorate.io/v1alpha1", "kind": "DistributedConfig", "metadata": {"name": name},
         "spec": {"layers": [{"name": "all", "inline": {"value": payload(sample)}}], "files": [{"path": "value.json"}]}
     }))?)
+}
+
+/// A config as it is now, with the next value: an update of it is a compare-and-swap.
+pub async fn next(configs: &Api<DistributedConfig>, name: &str, sample: usize) -> Result<DistributedConfig> {
+    let mut now = wait_for("the status to be current", || async {
+        let now = configs.get(name).await.map_err(|error| error.to_string())?;
+        let status = now.status.clone().unwrap_or_default();
+        if status.observed_generation == now.metadata.generation { Ok(now) } else { Err("it is behind".into()) }
+    })
+    .await?;
+    now.spec.layers = config(name, sample)?.spec.layers;
+    Ok(now)
 }

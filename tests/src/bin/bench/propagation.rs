@@ -20,9 +20,9 @@ use tokio::{
 
 use crate::{
     Ground,
-    objects::{config, map, payload, secret},
+    objects::{config, map, next, payload, secret},
     results::{percentile, rounded},
-    timed::timed,
+    timed::{file_seen, timed},
     volume,
 };
 
@@ -95,7 +95,7 @@ pub async fn measure(ground: &Ground) -> Result<Vec<Value>> {
                     timed(maps.replace("mirror", &put, &new), file_seen(&mut mirror_changes, &file, &text)).await
                 }
                 _ => {
-                    let new = fresh(&configs, sample).await?;
+                    let new = next(&configs, "bench", sample).await?;
                     let whole = format!("{{\n  \"value\": \"{text}\"\n}}\n");
                     let seen = file_seen(&mut quorate_changes, &quorate_file, &whole);
                     timed(configs.replace("bench", &put, &new), seen).await
@@ -129,32 +129,10 @@ async fn mean(address: &str, metric: &str) -> Result<f64> {
     mean.with_context(|| format!("no {metric} in {address}/metrics"))
 }
 
-/// The config as it is now, with the next value: an update of it is a compare-and-swap.
-async fn fresh(configs: &Api<DistributedConfig>, sample: usize) -> Result<DistributedConfig> {
-    let now = wait_for("the status to be current", || async {
-        let now = configs.get("bench").await.map_err(|error| error.to_string())?;
-        let status = now.status.clone().unwrap_or_default();
-        if status.observed_generation == now.metadata.generation { Ok(now) } else { Err("it is behind".into()) }
-    })
-    .await?;
-    let mut new = config("bench", sample)?;
-    new.metadata.resource_version = now.resource_version();
-    Ok(new)
-}
-
 async fn secret_seen(seen: &mut mpsc::Receiver<(Instant, Secret)>, sample: usize) -> Result<Instant> {
     loop {
         let (at, secret) = seen.recv().await.context("the watch ended")?;
         if secret.data.as_ref().and_then(|data| data.get("value")).is_some_and(|v| v.0 == payload(sample).as_bytes()) {
-            return Ok(at);
-        }
-    }
-}
-
-async fn file_seen(changes: &mut mpsc::Receiver<Instant>, file: &Path, text: &str) -> Result<Instant> {
-    loop {
-        let at = changes.recv().await.context("the folder is not watched any more")?;
-        if fs::read_to_string(file).is_ok_and(|found| found == text) {
             return Ok(at);
         }
     }

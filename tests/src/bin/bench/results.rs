@@ -45,6 +45,8 @@ pub fn print(rows: &[Value]) {
     table("propagation", propagation);
     table("memory", memory);
     table("rollout-500", rollout);
+    table("pod-propagation", pods);
+    table("pod-start", starts);
 }
 
 fn propagation(rows: &[&Value]) {
@@ -60,6 +62,22 @@ fn memory(rows: &[&Value]) {
     println!("\n| memory, resident MiB | |\n|---|---|");
     for row in rows {
         println!("| {} | {:.1} |", name(row), number(row, "value"));
+    }
+}
+
+fn pods(rows: &[&Value]) {
+    let kubelet = p50(rows, "kubelet-configmap");
+    println!("\n| into pods, ms | p50 | max | n | sooner than kubelet-configmap |\n|---|---|---|---|---|");
+    for row in rows {
+        let (p50, max) = (number(row, "p50"), number(row, "max"));
+        println!("| {} | {p50:.1} | {max:.1} | {} | {:.0} x |", name(row), row["n"], kubelet / p50);
+    }
+}
+
+fn starts(rows: &[&Value]) {
+    println!("\n| pod scheduled to application started, ms | p50 | max | n |\n|---|---|---|---|");
+    for row in rows {
+        println!("| {} | {:.0} | {:.0} | {} |", name(row), number(row, "p50"), number(row, "max"), row["n"]);
     }
 }
 

@@ -1,6 +1,8 @@
-//! `make demo`: what Quorate does, act by act, with the milliseconds measured. Ends with 1 if any of it did not happen.
+//! `make demo`: what Quorate does, act by act, with the milliseconds measured; `ACT=quorum`: over three clusters. Ends with 1 if any of it
+//! did not happen.
 
 mod api;
+mod clusters;
 mod main_job;
 mod pods;
 mod reading;
@@ -30,7 +32,16 @@ const NAMESPACE: &str = "quorate-demo";
 #[tokio::main]
 async fn main() -> ExitCode {
     let keep = std::env::var("KEEP").is_ok_and(|value| value == "1");
-    let result = match std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
+    let act = std::env::var("ACT").unwrap_or_default();
+    let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
+    let result = match kubeconfig {
+        _ if !["", "quorum"].contains(&act.as_str()) => {
+            Err(anyhow!("there is no ACT={act}: leave it out, or say ACT=quorum"))
+        }
+        None if act == "quorum" && !keep => until_interrupted(Box::pin(clusters::play())).await,
+        _ if act == "quorum" => {
+            Err(anyhow!("ACT=quorum makes three control planes of its own: unset KUBECONFIG and KEEP"))
+        }
         Some(_) if keep => Err(anyhow!("KEEP=1 is for the embedded control plane: unset KUBECONFIG")),
         Some(path) => on_given_cluster(Path::new(&path)).await,
         None => until_interrupted(Box::pin(on_own_cluster(keep))).await,
