@@ -45,6 +45,46 @@ async fn it_goes_from_one_to_the_next_in_the_order_in_which_they_came() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_passes_it_on_comes_behind_all_who_wait_and_writes_once_for_each_turn() {
+    let register = Register::new(LockState::default());
+    let mut held = participant(&register, "a").acquire(Mode::Exclusive, None).await.unwrap();
+    let other = participant(&register, "b");
+    let waiting = tokio::spawn(async move { other.acquire(Mode::Exclusive, None).await.unwrap() });
+    while register.now().state.waiters.is_empty() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let before = register.now().version;
+    let again = tokio::spawn(async move {
+        held = held.pass_on(None).await.unwrap();
+        held.pass_on(None).await.unwrap()
+    });
+    let other = waiting.await.unwrap();
+    assert!(register.now().state.waiters.iter().all(|claim| claim.identity == "a"));
+    other.release().await.unwrap();
+    // Nobody waits the second time: it goes on at once.
+    let held = again.await.unwrap();
+    assert!(register.now().state.holds(held.claim()) && held.token() > before);
+    // Passed on, given back, passed on.
+    assert_eq!(register.now().version, before + 3);
+    held.release().await.unwrap();
+
+    let lost = participant(&register, "c").acquire(Mode::Exclusive, None).await.unwrap();
+    participant(&register, "d").force_release(lost.claim()).await.unwrap();
+    assert!(matches!(lost.pass_on(None).await, Err(LockError::NoSuchClaim { .. })));
+    assert!(register.now().state.is_free(), "who has lost it does not come into the queue by that");
+
+    let held = participant(&register, "e").acquire(Mode::Exclusive, None).await.unwrap();
+    let other = participant(&register, "f");
+    let _other = tokio::spawn(async move { other.acquire(Mode::Exclusive, None).await.map(std::mem::forget) });
+    while register.now().state.waiters.is_empty() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let busy = held.pass_on(Some(Duration::from_secs(1))).await;
+    assert!(matches!(busy, Err(LockError::Busy { ref by, .. }) if by == "f"));
+    assert!(register.now().state.waiters.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_operation_is_stamped_above_what_was_before_by_clocks_that_differ() {
     let register = Register::new(LockState::default());
     let ahead = participant(&register, "ahead");

@@ -20,6 +20,7 @@ enum Operation {
     /// The claims are counted as they came: of the so many-th.
     Renew(usize),
     Release(usize),
+    PassOn(usize),
     Steal(usize),
     Settle,
     /// What client-go does to the Lease: it takes it, or gives it back.
@@ -42,6 +43,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         8 => (mode(), any::<bool>()).prop_map(|(mode, waits)| Operation::Acquire(mode, waits)),
         2 => (0..30_usize).prop_map(Operation::Renew),
         6 => (0..30_usize).prop_map(Operation::Release),
+        3 => (0..30_usize).prop_map(Operation::PassOn),
         2 => (0..4_usize).prop_map(Operation::Steal),
         1 => Just(Operation::Settle),
         1 => Just(Operation::ForeignTakes),
@@ -80,6 +82,26 @@ fn applied(state: &LockState, operation: &Operation, number: usize, now: Timesta
             state.renew(&id, renewals, now)
         }
         Operation::Release(which) => state.release(&format!("id-{which}"), now),
+        Operation::PassOn(which) => {
+            let held = state.holders.iter().find(|holder| holder.claim.id == format!("id-{which}"));
+            let mode = held.map_or(Mode::Exclusive, |holder| holder.claim.mode);
+            let (claim, id) = (claim(number, mode), format!("id-{which}"));
+            let step = state.pass_on(&id, &claim, now);
+            match &step {
+                // One write does what giving it back and claiming it would.
+                Step::Write(passed, _) => {
+                    let free = next(state, state.release(&id, now));
+                    let apart = next(&free, free.acquire(&claim, true, now));
+                    let ids = |all: &[Claim]| all.iter().map(|claim| claim.id.clone()).collect::<Vec<_>>();
+                    let held = |state: &LockState| state.holders.iter().map(|h| h.claim.id.clone()).collect::<Vec<_>>();
+                    assert_eq!((ids(&passed.waiters), held(passed)), (ids(&apart.waiters), held(&apart)));
+                    // Once more, as after a lost reply: nothing is written.
+                    assert!(matches!(passed.pass_on(&id, &claim, now), Step::Answer(_)));
+                }
+                Step::Answer(answer) => assert!(matches!(answer, Claimed::Lost | Claimed::Full), "{answer:?}"),
+            }
+            return next(state, step);
+        }
         Operation::Steal(which) => match state.signs().nth(*which) {
             Some((sign, _)) => state.steal(&sign, now),
             None => state.steal(&Sign::Ours("nobody".to_owned(), 0), now),

@@ -76,6 +76,8 @@ enum Action {
     Acquire(usize),
     Renew(usize),
     Release(usize),
+    /// It gives it back, and makes its next claim in the same write.
+    PassOn(usize),
     /// The client's patience with the holder that it knows ends, and it takes the lock.
     Steal(usize),
     /// A write arrives; whether its sender is told.
@@ -150,6 +152,9 @@ impl Model for Locks {
                         actions.push(Action::Renew(number));
                     }
                     actions.push(Action::Release(number));
+                    if client.claim + 1 < CLAIMS {
+                        actions.push(Action::PassOn(number));
+                    }
                 }
                 None if client.leaving => actions.push(Action::Release(number)),
                 None => {
@@ -177,14 +182,10 @@ impl Model for Locks {
                 if base.is_none_or(|base| base != at.0) {
                     world.clients[client].waiting = false;
                 }
-                world.see(client, at);
-                if world.clients[client].leaving && !world.clients[client].waiting {
-                    let id = claim(client, world.clients[client].claim).id;
-                    if !world.register.1.has(&id) {
-                        world.clients[client].leaving = false;
-                        world.clients[client].claim += 1;
-                    }
+                if !world.clients[client].waiting {
+                    world.left(client);
                 }
+                world.see(client, at);
             }
             Action::Acquire(client) => {
                 let own = claim(client, world.clients[client].claim);
@@ -200,6 +201,13 @@ impl Model for Locks {
                 world.clients[client].believes = None;
                 world.clients[client].leaving = true;
                 world.send(client, |state| (plain(state.release(&id, now)), None)).then_some(())?;
+            }
+            Action::PassOn(client) => {
+                let id = claim(client, world.clients[client].claim).id;
+                let again = claim(client, world.clients[client].claim + 1);
+                world.clients[client].believes = None;
+                world.clients[client].leaving = true;
+                world.send(client, |state| (plain(state.pass_on(&id, &again, now)), Some(0))).then_some(())?;
             }
             Action::Steal(client) => {
                 let (_, known) = world.clients[client].known.clone()?;
@@ -262,6 +270,15 @@ impl World {
         }
     }
 
+    /// A client whose claim is gone, as it wanted, comes to its next one.
+    fn left(&mut self, client: usize) {
+        let own = &mut self.clients[client];
+        if own.leaving && !self.register.1.has(&claim(client, own.claim).id) {
+            own.leaving = false;
+            own.claim += 1;
+        }
+    }
+
     /// A client hears of its write.
     fn told(&mut self, write: &Write, done: bool) {
         let client = write.client;
@@ -271,16 +288,13 @@ impl World {
         if !done {
             return;
         }
+        self.left(client);
         let id = claim(client, self.clients[client].claim).id;
-        match write.belief {
-            Some(renewals) if self.register.1.holds(&id) && !self.lapsed.contains(&(id, renewals)) => {
-                self.clients[client].believes = Some(renewals);
-            }
-            _ if self.clients[client].leaving => {
-                self.clients[client].leaving = false;
-                self.clients[client].claim += 1;
-            }
-            _ => {}
+        if let Some(renewals) = write.belief
+            && self.register.1.holds(&id)
+            && !self.lapsed.contains(&(id, renewals))
+        {
+            self.clients[client].believes = Some(renewals);
         }
     }
 }

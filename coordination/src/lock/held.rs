@@ -11,10 +11,11 @@ use tokio::{
 };
 
 use super::{
-    Inner, LockError,
+    Inner, Lock, LockError,
     expiry::believed,
     grant::{Grant, RETRY, interval},
-    state::LockState,
+    pending::Pending,
+    state::{Claim, LockState, Mode},
 };
 use crate::{Pace, Register, Version};
 
@@ -26,6 +27,7 @@ const LONGEST_WAY: Duration = Duration::from_millis(20);
 pub struct Held<R: Register<State = LockState>> {
     inner: Arc<Inner<R>>,
     claim: String,
+    mode: Mode,
     token: u64,
     grant: Arc<Grant>,
     keeper: JoinHandle<()>,
@@ -43,12 +45,14 @@ impl<R: Register<State = LockState>> Drop for Held<R> {
 }
 
 impl<R: Register<State = LockState>> Held<R> {
-    pub(super) fn new(inner: Arc<Inner<R>>, claim: String, token: u64, until: Duration, renewals: u64) -> Self {
+    /// Of a claim that was granted, valid until then.
+    pub(super) fn new(inner: Arc<Inner<R>>, claim: Claim, token: u64, until: Duration, renewals: u64) -> Self {
         let grant = Arc::<Grant>::default();
         grant.extend(until);
+        let Claim { id: claim, mode, .. } = claim;
         let keeper = Keeper { inner: Arc::clone(&inner), claim: claim.clone(), token, grant: Arc::clone(&grant) };
         let keeper = tokio::spawn(keeper.run(renewals));
-        Self { inner, claim, token, grant, keeper, since: Instant::now(), released: false }
+        Self { inner, claim, mode, token, grant, keeper, since: Instant::now(), released: false }
     }
 
     /// The fencing token: it rises with every grant of this lock, also when its object is deleted and made again. A resource
@@ -90,6 +94,29 @@ impl<R: Register<State = LockState>> Held<R> {
             return Ok(());
         }
         Err(LockError::NoSuchClaim { lock: self.inner.name.clone(), claim: self.claim.clone() })
+    }
+
+    /// Lets all who wait by now have it, and waits for it again, for this long at most: for work that goes on in steps,
+    /// each of them under the lock. It is one write, where giving it back and claiming it are two. What it returns has
+    /// another token.
+    ///
+    /// # Errors
+    /// See [`Held::release`], and [`Lock::acquire`](crate::Lock::acquire) for the waiting. It was given back then, or is in the background.
+    pub async fn pass_on(mut self, limit: Option<Duration>) -> Result<Self, LockError> {
+        self.keeper.abort();
+        let (inner, began) = (Arc::clone(&self.inner), Instant::now());
+        let until = limit.map(|limit| began + limit);
+        let lock = Lock(Arc::clone(&inner));
+        let pending = Pending::new(&inner, inner.new_claim(self.mode)).instead_of(&self.claim);
+        let granted = pending.granted(began, until).await;
+        self.released = matches!(granted, Ok(_) | Err(LockError::Busy { .. } | LockError::NoSuchClaim { .. }));
+        if let Some(granted) = granted?
+            && let Some(held) = granted.into_held(&inner).await?
+        {
+            return Ok(held);
+        }
+        // Somebody took the new claim away: it is made anew, as any that waits.
+        lock.claim_until(self.mode, began, until).await
     }
 }
 

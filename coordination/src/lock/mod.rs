@@ -234,7 +234,10 @@ impl<R: Register<State = LockState>> Lock<R> {
     async fn claim(&self, mode: Mode, limit: Option<Duration>) -> Result<Held<R>, LockError> {
         limits::mode(mode)?;
         let began = Instant::now();
-        let until = limit.map(|limit| began + limit);
+        self.claim_until(mode, began, limit.map(|limit| began + limit)).await
+    }
+
+    async fn claim_until(&self, mode: Mode, began: Instant, until: Option<Instant>) -> Result<Held<R>, LockError> {
         loop {
             let claim = self.0.new_claim(mode);
             match self.attempt(claim, began, until).await {

@@ -22,6 +22,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Pending<'a, R: Register<State = LockState>> {
     inner: &'a Arc<Inner<R>>,
     claim: Claim,
+    /// The claim, which holds, whose place it takes.
+    instead_of: Option<&'a str>,
     trace: Trace,
 }
 
@@ -57,7 +59,13 @@ impl<R: Register<State = LockState>> Drop for Pending<'_, R> {
 
 impl<'a, R: Register<State = LockState>> Pending<'a, R> {
     pub const fn new(inner: &'a Arc<Inner<R>>, claim: Claim) -> Self {
-        Self { inner, claim, trace: Trace::Doubtful }
+        Self { inner, claim, instead_of: None, trace: Trace::Doubtful }
+    }
+
+    /// It is made in the write that gives this one back.
+    pub const fn instead_of(mut self, held: &'a str) -> Self {
+        self.instead_of = Some(held);
+        self
     }
 
     /// Until it is granted, or the time is up. `None` when the claim is gone: another one must be made, with another
@@ -90,6 +98,11 @@ impl<'a, R: Register<State = LockState>> Pending<'a, R> {
                 let asked = if let Mode::Permits { of, .. } = claim.mode { of } else { 0 };
                 return Err(LockError::OtherPermits { lock: lock(), asked, others });
             }
+            Claimed::Lost => {
+                self.trace = Trace::None;
+                let claim = self.instead_of.unwrap_or_default().to_owned();
+                return Err(LockError::NoSuchClaim { lock: lock(), claim });
+            }
         };
         if let Some((token, since)) = granted {
             self.trace = Trace::None;
@@ -110,14 +123,17 @@ impl<'a, R: Register<State = LockState>> Pending<'a, R> {
     /// Puts the claim into the register. Who only tries to get it, again and again, sees holders expire too.
     async fn enter(&mut self, waits: bool, limit: Duration) -> Result<Done<R, Claimed>, Undone> {
         loop {
-            let (inner, claim) = (self.inner, &mut self.claim);
+            let (inner, claim, instead_of) = (self.inner, &mut self.claim, self.instead_of);
             let done = inner.run(limit, Pace::default(), |state, now| {
                 // If it was there, and was taken away before its writer knew, it must not come back: to others it would
                 // look as if nothing had happened. Then it is another claim.
                 if !state.has(&claim.id) {
                     claim.id = inner.session.random.id();
                 }
-                state.acquire(claim, waits, now)
+                match instead_of {
+                    Some(held) => state.pass_on(held, claim, now),
+                    None => state.acquire(claim, waits, now),
+                }
             });
             let done = done.await?;
             if !matches!(done.outcome, Claimed::Busy(_)) || self.help(&done.at.state, 0).await.is_none() {
@@ -234,7 +250,8 @@ impl Granted {
         let (whole, mut renewals) = (believed(claim.ttl()), 0);
         if inner.session.clock.now().saturating_sub(since) > whole / 2 {
             renewals = 1;
-            let mut pending = Pending { inner, claim: claim.clone(), trace: Trace::Landed };
+            let mut pending = Pending::new(inner, claim.clone());
+            pending.trace = Trace::Landed;
             let done = inner.run(inner.ttl, Pace::urgent(), |state, now| state.renew(&claim.id, 1, now)).await?;
             if !done.outcome {
                 pending.trace = Trace::None;
@@ -243,7 +260,7 @@ impl Granted {
             since = done.sent;
             pending.trace = Trace::None;
         }
-        Ok(Some(Held::new(Arc::clone(inner), claim.id, token, since + whole, renewals)))
+        Ok(Some(Held::new(Arc::clone(inner), claim, token, since + whole, renewals)))
     }
 }
 

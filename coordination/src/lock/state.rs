@@ -1,7 +1,8 @@
 //! The lock as a pure state machine: who holds it, who waits, and what each operation makes of that.
 //!
 //! One state has one set of holders. A claim is granted in the write that appends it, if what is held allows it
-//! and nobody waits before it; whoever gives the lock back grants it to the next in the same write.
+//! and nobody waits before it; whoever gives the lock back, for good or to wait for it again, grants it to the next in the
+//! same write.
 //! Invariants, which `tests/lock.rs` checks: an exclusive holder is alone; holders never exceed the permits;
 //! claims are granted in the order in which they came; nothing is free while a claim that would fit is first in the queue.
 
@@ -141,6 +142,8 @@ pub enum Claimed {
     Full,
     /// The semaphore has another number of permits for those who use it now.
     OtherPermits(u32),
+    /// What was to be passed on is not held.
+    Lost,
 }
 
 /// What one holder is known by, to those who watch for its expiry.
@@ -213,14 +216,10 @@ impl LockState {
         if !at_once && !waits {
             return Step::Answer(Claimed::Busy(self.held_by()));
         }
-        if self.waiters.len() >= MAX_WAITERS || self.bytes() + claim.bytes() > MAX_BYTES {
+        if self.is_full(claim) {
             return Step::Answer(Claimed::Full);
         }
-        let mut next = self.clone();
-        next.waiters.push(claim.clone());
-        next.promote(now);
-        let claimed = next.position(&claim.id).map_or(Claimed::Granted, Claimed::Waiting);
-        Step::Write(next, claimed)
+        self.clone().enqueue(claim, now)
     }
 
     /// Renews a holder whose renewals are fewer than these; whether it still holds.
@@ -251,6 +250,24 @@ impl LockState {
         Step::Write(next, true)
     }
 
+    /// Gives a claim that holds back, and makes another one in its place, which comes after all who wait: one write for
+    /// what would be two.
+    #[must_use]
+    pub fn pass_on(&self, id: &str, claim: &Claim, now: Timestamp) -> Step<Self, Claimed> {
+        if self.has(&claim.id) {
+            return self.acquire(claim, true, now);
+        }
+        let mut next = self.clone();
+        next.holders.retain(|holder| holder.claim.id != id);
+        if next.holders.len() == self.holders.len() {
+            return Step::Answer(Claimed::Lost);
+        }
+        if next.is_full(claim) {
+            return Step::Answer(Claimed::Full);
+        }
+        next.enqueue(claim, now)
+    }
+
     /// Takes the lock from a holder that still shows this sign, and grants it to the next; whether it did.
     #[must_use]
     pub fn steal(&self, sign: &Sign, now: Timestamp) -> Step<Self, bool> {
@@ -274,6 +291,13 @@ impl LockState {
         if next.holders.len() == self.holders.len() { Step::Answer(false) } else { Step::Write(next, true) }
     }
 
+    fn enqueue(mut self, claim: &Claim, now: Timestamp) -> Step<Self, Claimed> {
+        self.waiters.push(claim.clone());
+        self.promote(now);
+        let claimed = self.position(&claim.id).map_or(Claimed::Granted, Claimed::Waiting);
+        Step::Write(self, claimed)
+    }
+
     /// Grants it to the first in the queue, as long as what is held allows it.
     fn promote(&mut self, now: Timestamp) {
         let mut granted = Vec::new();
@@ -293,6 +317,11 @@ impl LockState {
     fn stamp_renewal(&mut self, now: Timestamp) {
         let next = self.renewed.and_then(|last| last.checked_add(jiff::SignedDuration::from_micros(1)).ok());
         self.renewed = Some(next.map_or(now, |next| next.max(now)));
+    }
+
+    /// Whether there is no room for one more claim.
+    fn is_full(&self, claim: &Claim) -> bool {
+        self.waiters.len() >= MAX_WAITERS || self.bytes() + claim.bytes() > MAX_BYTES
     }
 
     fn bytes(&self) -> usize {

@@ -61,7 +61,7 @@ pub async fn contend<R: Register<State = LockState>>(
     while done < script.cycles {
         sleep(random.up_to(script.pause)).await;
         let mode = script.modes[choose(random, script.modes.len())];
-        let asked = place.now();
+        let mut asked = place.now();
         let held = match choose(random, 8) {
             0 => lock.try_acquire(mode).await,
             1 => lock.acquire(mode, Some(random.up_to(script.ttl))).await,
@@ -72,23 +72,35 @@ pub async fn contend<R: Register<State = LockState>>(
             },
             _ => wait(lock, mode, script).await,
         };
-        let held = match held {
+        let mut held = match held {
             Ok(held) => held,
             Err(LockError::Busy { .. } | LockError::Undone(_) | LockError::OtherPermits { .. }) => continue,
             Err(error) => return Err(error),
         };
-        done += 1;
-        let claim = held.claim().to_owned();
-        let from = place.now();
-        let grant = Grant { who: script.who.clone(), claim, mode, token: held.token(), asked, from, until: from };
-        place.note(Event::Granted(grant));
-        use_it(&held, script, random, place).await;
-        place.note(Event::Ended { claim: held.claim().to_owned(), at: place.now() });
-        if choose(random, 8) == 0 {
-            drop(held);
-        } else {
-            // Lost, or not to be had now: it will be free in time.
-            let _ = held.release().await;
+        loop {
+            done += 1;
+            let claim = held.claim().to_owned();
+            let from = place.now();
+            let grant = Grant { who: script.who.clone(), claim, mode, token: held.token(), asked, from, until: from };
+            place.note(Event::Granted(grant));
+            use_it(&held, script, random, place).await;
+            place.note(Event::Ended { claim: held.claim().to_owned(), at: place.now() });
+            asked = place.now();
+            let again = match choose(random, 8) {
+                0 => {
+                    drop(held);
+                    break;
+                }
+                1 => held.pass_on(Some(random.up_to(script.ttl))).await,
+                2 | 3 => held.pass_on(None).await,
+                _ => {
+                    // Lost, or not to be had now: it will be free in time.
+                    let _ = held.release().await;
+                    break;
+                }
+            };
+            let Ok(again) = again else { break };
+            held = again;
         }
     }
     Ok(())

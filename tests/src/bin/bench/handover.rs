@@ -66,15 +66,19 @@ pub async fn measure() -> Result<Vec<Value>> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rival {
     Quorate,
+    /// Quorate's, by those who wait for it again as they give it back.
+    PassOn,
     Naive,
 }
 
 impl Rival {
     const ALL: [Self; 2] = [Self::Quorate, Self::Naive];
+    const OF_CYCLES: [Self; 3] = [Self::Quorate, Self::PassOn, Self::Naive];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Quorate => "quorate",
+            Self::PassOn => "quorate-pass-on",
             Self::Naive => "naive",
         }
     }
@@ -115,16 +119,16 @@ async fn handovers(cluster: &Cluster, contenders: usize) -> Result<Vec<Value>> {
 /// How often a second it is taken and given back, when nobody holds it for longer than that.
 async fn cycles(cluster: &Cluster, contenders: usize) -> Result<Vec<Value>> {
     let bench = format!("lock-cycles-{contenders}");
-    let mut of_rival = Rival::ALL.map(|_| vec![0_usize; contenders]);
+    let mut of_rival = Rival::OF_CYCLES.map(|_| vec![0_usize; contenders]);
     for round in 0..ROUNDS {
-        for (rival, cycles) in Rival::ALL.into_iter().zip(&mut of_rival) {
+        for (rival, cycles) in Rival::OF_CYCLES.into_iter().zip(&mut of_rival) {
             let turn =
                 contend(cluster, rival, contenders, Duration::ZERO, &format!("cycles-{contenders}-{round}")).await?;
             cycles.iter_mut().zip(turn.cycles).for_each(|(sum, more)| *sum += more);
         }
     }
     let seconds = TIME.as_secs_f64() * f64::from(u32::try_from(ROUNDS)?);
-    Rival::ALL
+    Rival::OF_CYCLES
         .into_iter()
         .zip(of_rival)
         .map(|(rival, cycles)| {
@@ -165,9 +169,16 @@ async fn contend(cluster: &Cluster, rival: Rival, contenders: usize, hold: Durat
     let tasks = locks.into_iter().enumerate().map(|(n, mut lock)| {
         let turn = Arc::clone(&turn);
         tokio::spawn(async move {
+            let mut kept = None;
             while Instant::now() < until {
                 let began = Instant::now();
-                let token = timeout(LIMIT, lock.acquire()).await.context("nobody gave it back")??;
+                let token = async {
+                    match kept.take() {
+                        Some(held) => lock.pass_on(held).await,
+                        None => lock.acquire().await,
+                    }
+                };
+                let token = timeout(LIMIT, token).await.context("nobody gave it back")??;
                 let got = Instant::now();
                 enter(&turn, n, got, from)?;
                 if !hold.is_zero() {
@@ -175,13 +186,19 @@ async fn contend(cluster: &Cluster, rival: Rival, contenders: usize, hold: Durat
                 }
                 let releasing = Instant::now();
                 leave(&turn, n, releasing);
-                lock.release(token).await?;
+                match rival {
+                    Rival::PassOn => kept = Some(token),
+                    Rival::Quorate | Rival::Naive => lock.release(token).await?,
+                }
                 if began >= from {
                     let both = (got - began) + releasing.elapsed();
                     turn.lock().unwrap_or_else(PoisonError::into_inner).both.push(milliseconds(both));
                 }
             }
-            anyhow::Ok(())
+            match kept {
+                Some(token) => lock.release(token).await,
+                None => Ok(()),
+            }
         })
     });
     for ended in join_all(tasks).await {
@@ -224,7 +241,7 @@ enum Token {
 
 async fn contender(rival: Rival, client: Client, name: &str, number: usize) -> Result<Contender> {
     Ok(match rival {
-        Rival::Quorate => {
+        Rival::Quorate | Rival::PassOn => {
             let session = Session::new(&format!("contender-{number}"))?;
             Contender::Quorate(Lock::on_lease(client, "default", name, session, TTL)?)
         }
@@ -238,6 +255,16 @@ impl Contender {
             Self::Quorate(lock) => Token::Quorate(lock.acquire(Mode::Exclusive, None).await?),
             Self::Naive(naive) => Token::Naive(Box::new(naive.acquire().await?)),
         })
+    }
+
+    async fn pass_on(&mut self, token: Token) -> Result<Token> {
+        match token {
+            Token::Quorate(held) => Ok(Token::Quorate(held.pass_on(None).await?)),
+            Token::Naive(_) => {
+                self.release(token).await?;
+                self.acquire().await
+            }
+        }
     }
 
     async fn release(&self, token: Token) -> Result<()> {
