@@ -8,7 +8,7 @@ mod broken;
 mod history;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -25,7 +25,9 @@ use quorate_coordination::{
     Counter, CounterError, CounterState, KubeRegister, Random, Register, Session,
     counter::{Key, Operation},
 };
-use quorate_crds::{DistributedCounter, DistributedCounterSpec, MAX_COUNTER_KEYS, MAX_COUNTER_WRITERS};
+use quorate_crds::{
+    CounterKey, CounterWriter, DistributedCounter, DistributedCounterSpec, MAX_COUNTER_KEYS, MAX_COUNTER_WRITERS,
+};
 use quorate_tests::{
     Cluster,
     crowd::{Crowd, Job, faketime},
@@ -130,14 +132,16 @@ async fn what_must_not_happen_to_a_status_is_refused() {
     counter.perform(Operation::Add(1), Some(Key::new("k").unwrap())).await.unwrap();
     let before = api.get("rules").await.unwrap().status.unwrap();
     let (id, writer) = before.writers.first_key_value().unwrap();
-    let (key, _) = before.keys.first_key_value().unwrap();
+    let (key, done) = before.keys.first_key_value().unwrap();
+    let registered = |sequence| CounterWriter { sequence, by: "x".to_owned(), ..writer.clone() };
 
     refused(
-        status(&api, "rules", json!({"writers": {id: {"sequence": 1}}})).await,
+        status(&api, "rules", json!({"writers": {id: registered(1)}})).await,
         "the sequence of a writer is 0 when it registers, before its first operation, and never falls",
     );
-    let stranger = json!({"writers": {"x": {"by": "x", "sequence": 1, "before": 0, "lamport": 1, "at": writer.at}}});
+    let stranger = json!({"writers": {"x": registered(1)}});
     refused(status(&api, "rules", stranger).await, "the sequence of a writer is 0 when it registers");
+    refused(status(&api, "rules", json!({"writers": {id: "9"}})).await, "should match");
     refused(
         status(&api, "rules", json!({"lamport": before.lamport - 1})).await,
         "status.lamport and status.hlc never fall",
@@ -148,19 +152,19 @@ async fn what_must_not_happen_to_a_status_is_refused() {
     );
     refused(status(&api, "rules", json!({"hlc": "later"})).await, "status.hlc");
     refused(
-        status(&api, "rules", json!({"keys": {key: {"before": 5}}})).await,
+        status(&api, "rules", json!({"keys": {key: CounterKey { before: 5, ..done.clone() }}})).await,
         "under an idempotency key never changes",
     );
-    refused(status(&api, "rules", json!({"keys": {key: {"operation": "add 9"}}})).await, "never changes");
+    let other = CounterKey { operation: "add 9".to_owned(), ..done.clone() };
+    refused(status(&api, "rules", json!({"keys": {key: other}})).await, "never changes");
     refused(status(&api, "rules", json!({"value": null})).await, "status.value");
     refused(status(&api, "rules", json!({"writers": null})).await, "status.writers");
-    let many = |count: usize, entry: Value| {
-        (0..count).map(|number| (format!("n{number}"), entry.clone())).collect::<serde_json::Map<_, _>>()
+    let many = |count: usize, entry: String| {
+        (0..count).map(|number| (format!("n{number}"), entry.clone())).collect::<BTreeMap<_, _>>()
     };
-    let writers =
-        many(MAX_COUNTER_WRITERS, json!({"by": "x", "sequence": 0, "before": 0, "lamport": 1, "at": writer.at}));
+    let writers = many(MAX_COUNTER_WRITERS, registered(0).into());
     refused(status(&api, "rules", json!({"writers": writers})).await, "must have at most 512 items");
-    let keys = many(MAX_COUNTER_KEYS, json!({"operation": "add 1", "before": 0, "at": writer.at}));
+    let keys = many(MAX_COUNTER_KEYS, done.clone().into());
     refused(status(&api, "rules", json!({"keys": keys})).await, "must have at most 1024 items");
     // All of it, by a PUT of what was read.
     let mut without = api.get("rules").await.unwrap();
@@ -168,7 +172,7 @@ async fn what_must_not_happen_to_a_status_is_refused() {
     refused(api.replace_status("rules", &PostParams::default(), &without).await, "status is never removed");
     // Negative control: a PUT of the object keeps the status, and who registers is let in.
     api.replace("rules", &PostParams::default(), &without).await.unwrap();
-    let new = json!({"writers": {"x": {"by": "x", "sequence": 0, "before": 0, "lamport": 1, "at": writer.at}}});
+    let new = json!({"writers": {"x": registered(0)}});
     status(&api, "rules", new).await.unwrap();
     let mut expected = before.clone();
     let after = api.get("rules").await.unwrap().status.unwrap();
@@ -186,7 +190,7 @@ async fn as_many_writers_and_keys_as_there_may_be_are_not_too_many_for_the_rules
     assert!(done.iter().all(Result::is_ok));
     let mut object = api.get("full").await.unwrap();
     let writers = &mut object.status.as_mut().unwrap().writers;
-    let entry = quorate_crds::CounterWriter { sequence: 0, ..writers.values().next().unwrap().clone() };
+    let entry = CounterWriter { sequence: 0, ..writers.values().next().unwrap().clone() };
     while writers.len() < MAX_COUNTER_WRITERS {
         writers.insert(format!("n{}", writers.len()), entry.clone());
     }
