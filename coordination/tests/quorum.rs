@@ -87,6 +87,42 @@ async fn a_proposer_that_goes_on_needs_one_round_a_write_and_a_reader_one_round(
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_goes_on_asks_a_majority_and_the_others_follow_in_a_moment() {
+    let (clusters, session) = (clusters::<u64>(5, 0), session("a"));
+    let register = quorum(&clusters, 0, &session);
+    let mut at = register.read().await.unwrap().version;
+    let steps = || clusters.iter().map(|cluster| cluster.register.now().version).collect::<Vec<_>>();
+    let writes = 40;
+    for next in 1..=writes {
+        at = register.compare_and_swap(&at, &next).await.unwrap();
+    }
+    // Each in some 20 ms: two of them were told now and then.
+    let fewer = steps().into_iter().filter(|steps| *steps < writes / 2).count();
+    assert_eq!(fewer, 2, "{:?}", steps());
+    let has_last = |cluster: &Cluster<AcceptorState<u64>>| {
+        cluster.register.now().state.accepted.is_some_and(|accepted| accepted.ballot == at)
+    };
+    sleep(CALL).await;
+    assert!(clusters.iter().all(has_last), "{:?}", steps());
+    let quiet = steps();
+    sleep(CALL * 4).await;
+    assert_eq!(steps(), quiet, "nobody is told for ever");
+
+    // Of those who answered first two are lost: the others are asked long before these are given up.
+    let mut by_steps: Vec<(u64, usize)> = quiet.into_iter().zip(0..).collect();
+    by_steps.sort_unstable();
+    for (_, number) in &by_steps[3..] {
+        clusters[*number].set_down(true);
+    }
+    for next in 41..=50 {
+        let began = Instant::now();
+        at = register.compare_and_swap(&at, &next).await.unwrap();
+        assert!(began.elapsed() < CALL / 2, "{next}: {:?}", began.elapsed());
+    }
+    assert_eq!(register.read().await.unwrap(), Versioned { state: 50, version: at });
+}
+
+#[tokio::test(start_paused = true)]
 async fn versions_rise_with_each_value_and_an_old_one_is_refused() {
     let clusters = clusters::<u64>(5, 0);
     let (a, b) = (quorum(&clusters, 0, &session("a")), quorum(&clusters, 0, &session("b")));

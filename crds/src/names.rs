@@ -128,6 +128,23 @@ pub fn config_register(config: &str) -> String {
     format!("config.{config}")
 }
 
+/// The register in which a set of clusters keeps which registers were made. Those of configs are in another one than the rest,
+/// since only who has the verb `decide` may write it (chart: `policies.heads`).
+#[must_use]
+pub fn registry(cluster_set: &str, register: &str) -> String {
+    let prefix = if register.starts_with("config.") { CONFIG_REGISTRY } else { REGISTRY };
+    format!("{prefix}{cluster_set}")
+}
+
+/// Whether a register of this name is a registry.
+#[must_use]
+pub fn is_registry(register: &str) -> bool {
+    register.starts_with(REGISTRY) || register.starts_with(CONFIG_REGISTRY)
+}
+
+const REGISTRY: &str = "registry.";
+const CONFIG_REGISTRY: &str = "config-registry.";
+
 /// The name of the register of a counter over several clusters.
 #[must_use]
 pub fn counter_register(counter: &str) -> String {

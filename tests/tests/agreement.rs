@@ -235,7 +235,9 @@ async fn a_member_that_is_lost_for_good_is_replaced_while_configs_change() {
     let list = plugin(&members[0], &["members", "list", "world"]).unwrap();
     assert!(list.contains("config.web") && list.contains("asia,eu,us (not as in the set)"), "{list}");
     let told = plugin(&members[0], &["members", "change", "world"]).unwrap();
-    assert_eq!(told, "register config.web: eu, us decide, as epoch 2");
+    let expected =
+        ["config-registry.world", "config.web"].map(|name| format!("register {name}: eu, us decide, as epoch 2"));
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
     members[0].configure("2");
     all_show(&members[..2], "2").await;
 
@@ -247,7 +249,7 @@ async fn a_member_that_is_lost_for_good_is_replaced_while_configs_change() {
         members::name_members(member, &NAMES).unwrap();
     }
     let told = plugin(&members[1], &["members", "change", "world"]).unwrap();
-    assert_eq!(told, "register config.web: eu, us, asia decide, as epoch 3");
+    assert!(told.contains("register config.web: eu, us, asia decide, as epoch 3"), "{told}");
 
     // It counts: with it, one of the others may be lost.
     members[0].cluster.kill_api_server(0);
@@ -273,8 +275,23 @@ async fn a_counter_and_a_lock_are_the_same_in_all_clusters_whichever_is_lost() {
             .unwrap();
     }
     let add = ["counter", "add", "orders"];
+    let forget = ["members", "forget", "world", "counter.orders"];
+    assert_eq!(plugin(&members[0], &forget).unwrap(), "register counter.orders was not known");
     let counted: Vec<String> = members.iter().map(|member| plugin(member, &add).unwrap()).collect();
     assert_eq!(counted, ["41", "42", "43"]);
+    let refused = plugin(&members[0], &forget).unwrap_err();
+    assert!(refused.contains("us has one: delete it there (kubectl delete acceptor counter.orders)"), "{refused}");
+    // Gone everywhere, it is not taken for one that never was.
+    for member in &members {
+        member.cluster.kubectl(&["delete", "acceptor", "counter.orders"]).unwrap();
+    }
+    let refused = plugin(&members[1], &add).unwrap_err();
+    assert!(refused.contains("run kubectl quorate members forget world counter.orders"), "{refused}");
+    assert_eq!(
+        plugin(&members[1], &forget).unwrap(),
+        "register counter.orders is forgotten: its next user makes it anew"
+    );
+    assert_eq!([&members[0], &members[2], &members[1]].map(|member| plugin(member, &add).unwrap()), ["41", "42", "43"]);
     let lock = |member: &Member| {
         let words = ["lock", "run", "nightly", "--cluster-set", "world", "--ttl", "5s"];
         let command = ["--", "sh", "-c", "echo $QUORATE_TOKEN"];
@@ -389,6 +406,9 @@ async fn what_is_wrong_with_a_set_is_told_and_nobody_else_decides() {
     };
     let refused = make(&acceptor("config.web")).unwrap_err().to_string();
     assert!(refused.contains("written by the operators of the members of its ClusterSet alone"), "{refused}");
+    let refused = make(&acceptor("config-registry.world")).unwrap_err().to_string();
+    assert!(refused.contains("written by the operators of the members of its ClusterSet alone"), "{refused}");
+    make(&acceptor("registry.world")).unwrap();
     make(&acceptor("lock.nightly")).unwrap();
 
     // A config without its set, and one whose set does not know where it is.

@@ -274,7 +274,7 @@ async fn every_moment(strategy: &str) {
     let cluster = cluster().await;
     let run = async |moment: Moment| {
         let _turn = TURN.acquire().await.unwrap();
-        history(cluster, strategy, moment).await
+        Box::pin(history(cluster, strategy, moment)).await
     };
     let (expected, plan) = run(Moment::Never).await;
     assert!(expected.events.values().all(|count| *count == 1), "{expected:?}");

@@ -11,7 +11,7 @@ use kube::{
 };
 use quorate_coordination::{
     Counter, CounterState, Lock, LockState, Mode, RedLock, Session,
-    quorum::{KubeQuorum, OpenError, open},
+    quorum::{KubeQuorum, OpenError, forget, open},
 };
 use quorate_crds::{AcceptedValue, Acceptor, AcceptorBallot, AcceptorSpec, AcceptorUid, DistributedCounterSpec};
 use quorate_tests::{Cluster, cluster::Options, wait::wait_for};
@@ -20,6 +20,7 @@ const CALL: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_secs(10);
 const NAMES: [&str; 3] = ["eu", "us", "asia"];
+const SET: &str = "world";
 
 async fn clusters() -> Vec<Cluster> {
     try_join_all(NAMES.map(|_| async {
@@ -41,7 +42,7 @@ async fn clients(clusters: &[Cluster]) -> Vec<(String, Client)> {
 
 async fn register(clients: &[(String, Client)], name: &str) -> Result<KubeQuorum<CounterState>, OpenError> {
     let initial = CounterState::new(DistributedCounterSpec::default());
-    open(clients, "default", name, initial, &Session::new("test").unwrap(), CALL).await
+    open(clients, "default", SET, name, initial, &Session::new("test").unwrap(), CALL).await
 }
 
 async fn counter(clients: &[(String, Client)], name: &str) -> Counter {
@@ -50,7 +51,7 @@ async fn counter(clients: &[(String, Client)], name: &str) -> Counter {
 
 async fn lock(clients: &[(String, Client)], name: &str, who: &str) -> Lock<KubeQuorum<LockState>> {
     let session = Session::new(who).unwrap();
-    let register = open(clients, "default", name, LockState::default(), &session, CALL).await.unwrap();
+    let register = open(clients, "default", SET, name, LockState::default(), &session, CALL).await.unwrap();
     Lock::new(register, session, name, TTL).unwrap()
 }
 
@@ -184,6 +185,45 @@ async fn an_acceptor_that_was_lost_has_no_say_and_is_not_made_again() {
     let told = register(&clients, "orders").await.err().unwrap().to_string();
     assert!(told.contains("us: it has no acceptor, or has lost it"), "{told}");
     assert!(api(1).get_opt("orders").await.unwrap().is_none(), "nobody makes it again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_in_all_clusters_is_not_taken_for_what_never_was() {
+    let clusters = clusters().await;
+    let clients = clients(&clusters).await;
+    // Of several who make it at the same time, all have the same.
+    let opened = try_join_all((0..4).map(|_| register(&clients, "orders"))).await.unwrap();
+    let session = Session::new("test").unwrap();
+    for (number, register) in (1..).zip(opened) {
+        assert_eq!(Counter::new(register, session.clone(), LIMIT).add(1).await.unwrap().after, number);
+    }
+    let api = |number: usize| Api::<Acceptor>::default_namespaced(clients[number].1.clone());
+    let lose = || async {
+        for number in 0..NAMES.len() {
+            api(number).delete("orders", &DeleteParams::default()).await.unwrap();
+        }
+    };
+    lose().await;
+    // Not even with acceptors that somebody made again: they are others.
+    for number in 0..NAMES.len() {
+        api(number).create(&PostParams::default(), &Acceptor::new("orders", AcceptorSpec::default())).await.unwrap();
+    }
+    for made_again in [true, false] {
+        let told = register(&clients, "orders").await.err().unwrap().to_string();
+        assert!(told.contains("was made once, and its acceptors are gone from all clusters"), "{told}");
+        if made_again {
+            let told = forget(&clients, "default", SET, "orders", &session, CALL).await.unwrap_err().to_string();
+            assert!(told.contains("asia has one: delete it there (kubectl delete acceptor orders)"), "{told}");
+            lose().await;
+        }
+    }
+    assert!(api(0).get_opt("orders").await.unwrap().is_none(), "none was made");
+    // Until somebody says so.
+    assert!(forget(&clients, "default", SET, "orders", &session, CALL).await.unwrap());
+    assert!(!forget(&clients, "default", SET, "orders", &session, CALL).await.unwrap());
+    assert_eq!(counter(&clients, "orders").await.add(1).await.unwrap().after, 1);
+    let told = register(&clients, "registry.world").await.err().unwrap().to_string();
+    assert!(told.contains("names that begin with registry. or config-registry."), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,7 +70,9 @@ async fn counter(kubeconfigs: &[PathBuf], who: &str, percent: u64, limit: Durati
     let (members, session) = (lines(kubeconfigs, who, percent).await, Session::new(who).unwrap());
     let initial = CounterState::new(DistributedCounterSpec::default());
     let register = wait_for("the counter to be opened", || async {
-        open(&members, "default", "counter.orders", initial.clone(), &session, CALL).await.map_err(|e| e.to_string())
+        open(&members, "default", "world", "counter.orders", initial.clone(), &session, CALL)
+            .await
+            .map_err(|e| e.to_string())
     });
     Counter::new(register.await.unwrap(), session, limit)
 }
@@ -97,7 +99,9 @@ impl Place for Notes {
 async fn take(kubeconfigs: Vec<PathBuf>, who: String, notes: Arc<Notes>, ends: Arc<AtomicBool>) {
     let (members, session) = (lines(&kubeconfigs, &who, FAULTS).await, Session::new(&who).unwrap());
     let register = wait_for("the lock to be opened", || async {
-        open(&members, "default", "lock.nightly", LockState::default(), &session, CALL).await.map_err(|e| e.to_string())
+        open(&members, "default", "world", "lock.nightly", LockState::default(), &session, CALL)
+            .await
+            .map_err(|e| e.to_string())
     });
     let lock = Lock::new(register.await.unwrap(), session, "nightly", TTL).unwrap();
     let script = Script {

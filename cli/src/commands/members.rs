@@ -64,6 +64,7 @@ pub async fn run(cluster: &Cluster, answer: Answer, command: &options::Members) 
     let set = match command {
         options::Members::List(of) => &of.set,
         options::Members::Change(options) => &options.of.set,
+        options::Members::Forget(options) => &options.of.set,
     };
     let members = clusters::members(&cluster.client, &cluster.namespace, set).await;
     let members = members.map_err(|error| Failure::error(error.to_string()))?;
@@ -80,6 +81,7 @@ pub async fn run(cluster: &Cluster, answer: Answer, command: &options::Members) 
             answer.give(&view, |_| table(&view.registers, set))?;
             Ok(Exit::Ok)
         }
+        options::Members::Forget(options) => forget(cluster, answer, &members, options).await,
         options::Members::Change(options) => {
             let there: Vec<String> = standings.map(|standing| standing.name).collect();
             // To open one that is not there would make it.
@@ -107,6 +109,29 @@ fn table(views: &[View], set: &str) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Whether it was known.
+#[derive(Debug, PartialEq, Serialize)]
+struct Forgotten {
+    name: String,
+    forgotten: bool,
+}
+
+async fn forget(
+    cluster: &Cluster,
+    answer: Answer,
+    members: &[Named],
+    options::MembersForget { of, register }: &options::MembersForget,
+) -> Result {
+    let session = participant::session()?;
+    let forgotten = quorum::forget(members, &cluster.namespace, &of.set, register, &session, CALL).await;
+    let forgotten = forgotten.map_err(|error| Failure::error(error.to_string()))?;
+    answer.give(&Forgotten { name: register.clone(), forgotten }, |_| {
+        let became = if forgotten { "is forgotten: its next user makes it anew" } else { "was not known" };
+        format!("register {register} {became}\n")
+    })?;
+    Ok(Exit::Ok)
+}
+
 /// What became of one register.
 #[derive(Debug, PartialEq, Serialize)]
 struct Changed {
@@ -124,7 +149,7 @@ async fn change(cluster: &Cluster, answer: Answer, members: &[Named], names: &[S
     for name in names {
         let changed = async {
             // Whatever it holds: it is handed on as it is.
-            let opened = quorum::open(members, &cluster.namespace, name, Value::Null, &session, CALL).await;
+            let opened = quorum::open_made(members, &cluster.namespace, name, Value::Null, &session, CALL).await;
             let register = opened.map_err(|error| error.to_string())?;
             register.change(&clusters).await.map_err(|error| format!("register {}/{name}: {error}", cluster.namespace))
         };

@@ -15,6 +15,11 @@ pub enum Members {
     ///
     /// A member that lost its data is replaced by itself in the same way: its acceptor is made anew and joins.
     Change(MembersChange),
+    /// Forgets a register that has lost its acceptors in all clusters, with what it held: whoever uses it next makes it anew.
+    ///
+    /// A register that is gone everywhere looks like one that never was. So the set's registry keeps which were made, and none is made twice
+    /// until this was said.
+    Forget(MembersForget),
 }
 
 /// A set.
@@ -23,6 +28,18 @@ pub struct MembersOf {
     /// The ClusterSet's name.
     #[arg(value_name = "SET")]
     pub set: String,
+}
+
+/// Arguments of members forget.
+#[derive(Args, Clone, Debug)]
+pub struct MembersForget {
+    /// The set.
+    #[command(flatten)]
+    pub of: MembersOf,
+
+    /// The register: `config.NAME`, `counter.NAME` or `lock.NAME`.
+    #[arg(value_name = "REGISTER")]
+    pub register: String,
 }
 
 /// Arguments of members change.

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 pub use coordination::{
     Counter, CounterAdd, CounterNamed, CounterSet, Lock, LockList, LockNamed, LockRelease, LockRun, Permits,
 };
-pub use members::{Members, MembersChange, MembersOf};
+pub use members::{Members, MembersChange, MembersForget, MembersOf};
 pub use queue::{
     Queue, QueueExtend, QueueLetters, QueueNamed, QueuePeek, QueuePurge, QueueReceipt, QueueReceive, QueueRelease,
     QueueSend,

@@ -61,7 +61,7 @@ impl Counter {
         let members = members(&client, namespace, &set).await?;
         let initial = CounterState::new(DistributedCounterSpec { cluster_set: None, ..object.spec });
         let register = names::counter_register(name);
-        let register = quorum::open(&members, namespace, &register, initial, &session, CALL).await?;
+        let register = quorum::open(&members, namespace, &set, &register, initial, &session, CALL).await?;
         Ok(Self::new(register, session, limit))
     }
 }

@@ -6,32 +6,42 @@
 //! promises the next ballot to the same proposer. A read is one round, when a majority shows the same; else it brings to an
 //! end what it finds half done.
 //!
+//! Who goes on asks those of a majority that answered first, and the others only if one of these is late: what is asked of a member costs its API
+//! server work, and the answers of the others come too late to matter. They are told of the last value a moment later.
+//!
 //! A round is used for one chosen value only, which plain CASPaxos does not ask for: so the round is a fencing token.
 
 mod acceptor;
+mod behind;
 mod links;
 mod member;
 mod moving;
 mod object;
+mod registry;
 mod set;
 mod survey;
 
-use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{fmt::Debug, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 pub use acceptor::{Accepted, AcceptorState, Ballot, Place, Refusal};
 pub use links::KubeLinks;
 pub use member::{Answer, Member};
 pub use moving::{ChangeError, Chosen, Links, MovingRegister, Next};
-pub use set::{KubeQuorum, OpenError, open};
+pub use registry::{ForgetError, forget};
+pub use set::{KubeQuorum, OpenError, open, open_made};
 pub use survey::{Standing, survey};
 
 use crate::{Failure, Register, Session, Version, Versioned};
+use behind::{Behind, Late};
 
 /// Tries to get a value chosen for a reader, when others propose too.
 const TRIES: usize = 16;
@@ -53,6 +63,7 @@ pub struct QuorumRegister<S, R: Register> {
     name: String,
     session: Session,
     proposer: Mutex<Proposer>,
+    behind: Behind<S, R>,
 }
 
 /// What this proposer knows of its own attempts.
@@ -60,8 +71,35 @@ struct Proposer {
     id: String,
     /// The highest round seen.
     round: u64,
-    /// A ballot that a majority has promised to it with the value it wrote last, and the ballot of that value.
-    promised: Option<(Ballot, Ballot)>,
+    /// What a majority has promised to it with the value it wrote last.
+    promised: Option<Promised>,
+}
+
+/// A promise to who goes on.
+struct Promised {
+    /// The ballot of its next value.
+    next: Ballot,
+    /// The ballot of its last one.
+    of: Ballot,
+    /// By whom.
+    by: Quick,
+}
+
+/// The members that answered first, so that who goes on need not ask the others.
+#[derive(Clone, Default)]
+struct Quick {
+    members: Vec<usize>,
+    /// Who was not asked.
+    unasked: Vec<usize>,
+    /// How long it took.
+    took: Duration,
+}
+
+impl Quick {
+    /// For how long they alone are waited for.
+    fn patience(&self) -> Duration {
+        (self.took * 3).max(Duration::from_millis(10))
+    }
 }
 
 /// What a round of requests came to.
@@ -106,7 +144,14 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
     #[must_use]
     pub fn new(members: Vec<Arc<Member<S, R>>>, initial: S, name: &str, session: Session) -> Self {
         let proposer = Proposer { id: session.random.id(), round: 0, promised: None };
-        Self { members, initial, name: name.to_owned(), session, proposer: Mutex::new(proposer) }
+        Self {
+            members,
+            initial,
+            name: name.to_owned(),
+            session,
+            proposer: Mutex::new(proposer),
+            behind: Behind::default(),
+        }
     }
 
     const fn majority(&self) -> usize {
@@ -118,79 +163,106 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
         Accepted { ballot: Ballot::default(), value: self.initial.clone() }
     }
 
-    /// Asks all members at once. What is still under way when a majority has answered goes on: who is late catches up.
-    fn asked<F: Future<Output = Answer<S>> + Send + 'static>(
-        &self,
-        ask: impl Fn(Arc<Member<S, R>>) -> F,
-    ) -> FuturesUnordered<JoinHandle<(String, Answer<S>)>> {
-        let calls = self.members.iter().map(|member| {
-            let (name, answer) = (member.name.clone(), ask(Arc::clone(member)));
-            tokio::spawn(async move { (name, answer.await) })
-        });
-        calls.collect()
-    }
-
     /// Phase 1: the latest value that may have been chosen, and its ballot.
     async fn prepare(&self, ballot: &Ballot) -> Round<Accepted<S>, S> {
-        let answers = self.asked(|member| {
+        let ask = |member: Arc<Member<S, R>>| {
             let ballot = ballot.clone();
             async move { member.prepare(&ballot).await }
-        });
-        self.gathered(answers, |accepted: &[Option<Accepted<S>>]| {
+        };
+        let latest = |accepted: &[Option<Accepted<S>>]| {
             let latest = accepted.iter().flatten().max_by(|a, b| a.ballot.cmp(&b.ballot)).cloned();
             Some(latest.unwrap_or_else(|| self.none()))
-        })
-        .await
+        };
+        self.round(None, ask, latest).await.0
     }
 
-    /// Phase 2.
-    async fn accept(&self, ballot: &Ballot, value: &S) -> Round<(), S> {
+    /// Phase 2. Of whom it was done by, when it is.
+    async fn accept(&self, ballot: &Ballot, value: &S, quick: Option<&Quick>) -> (Round<(), S>, Quick) {
         let next = ballot.next();
-        let answers = self.asked(|member| {
+        let ask = |member: Arc<Member<S, R>>| {
             let (ballot, value, next) = (ballot.clone(), value.clone(), next.clone());
             async move { member.accept(&ballot, &value, &next).await }
-        });
-        self.gathered(answers, |_| Some(())).await
+        };
+        let (round, by) = self.round(quick, ask, |_| Some(())).await;
+        if matches!(round, Round::Majority(())) && !by.unasked.is_empty() {
+            let members = by.unasked.iter().map(|number| Arc::clone(&self.members[*number])).collect();
+            self.behind.follow(Late { members, ballot: ballot.clone(), value: value.clone(), next });
+        }
+        (round, by)
     }
 
     /// The value that a majority shows under one ballot, if one does.
-    async fn shown(&self) -> Round<Accepted<S>, S> {
-        let answers = self.asked(|member| async move { member.show().await });
+    async fn shown(&self, quick: Option<&Quick>) -> Round<Accepted<S>, S> {
         let majority = self.majority();
-        self.gathered(answers, |accepted: &[Option<Accepted<S>>]| {
+        let agreed = |accepted: &[Option<Accepted<S>>]| {
             let ballot = |accepted: &Option<Accepted<S>>| accepted.as_ref().map(|accepted| accepted.ballot.clone());
             let agreed =
                 accepted.iter().find(|one| accepted.iter().filter(|a| ballot(a) == ballot(one)).count() >= majority);
             agreed.map(|agreed| agreed.clone().unwrap_or_else(|| self.none()))
-        })
-        .await
+        };
+        self.round(quick, |member| async move { member.show().await }, agreed).await.0
     }
 
-    /// Waits for a majority of answers that come to something; for no more than that.
-    async fn gathered<T>(
+    /// Asks members, and waits for a majority of answers that come to something; for no more than that. What is still under way then
+    /// goes on: who is late catches up. All are asked at once, or the `quick` ones, and the others as soon as one of those
+    /// says no or is late.
+    async fn round<T, F: Future<Output = Answer<S>> + Send + 'static>(
         &self,
-        mut answers: FuturesUnordered<JoinHandle<(String, Answer<S>)>>,
+        quick: Option<&Quick>,
+        ask: impl Fn(Arc<Member<S, R>>) -> F,
         conclude: impl Fn(&[Option<Accepted<S>>]) -> Option<T>,
-    ) -> Round<T, S> {
-        let (mut good, mut silent, mut outbid) = (Vec::new(), Vec::new(), None);
-        while let Some(ended) = answers.next().await {
-            // Cut short only when all of this process is.
-            let Ok((name, answer)) = ended else { continue };
+    ) -> (Round<T, S>, Quick) {
+        let began = Instant::now();
+        let call = |number: usize| {
+            let answer = ask(Arc::clone(&self.members[number]));
+            tokio::spawn(async move { (number, answer.await) })
+        };
+        let (first, mut unasked): (Vec<usize>, Vec<usize>) =
+            (0..self.members.len()).partition(|number| quick.is_none_or(|quick| quick.members.contains(number)));
+        let mut answers: FuturesUnordered<_> = first.into_iter().map(call).collect();
+        let mut late = pin!(sleep(quick.map_or(Duration::ZERO, Quick::patience)));
+        let (mut good, mut members, mut silent, mut outbid) = (Vec::new(), Vec::new(), Vec::new(), None);
+        loop {
+            let ended = tokio::select! {
+                biased;
+                ended = answers.next() => ended,
+                () = &mut late, if !unasked.is_empty() => {
+                    answers.extend(unasked.drain(..).map(call));
+                    continue;
+                }
+            };
+            let (number, answer) = match ended {
+                Some(Ok(ended)) => ended,
+                // Cut short only when all of this process is.
+                Some(Err(_)) => continue,
+                None if unasked.is_empty() => break,
+                None => {
+                    answers.extend(unasked.drain(..).map(call));
+                    continue;
+                }
+            };
+            let mut yes = |number, accepted| {
+                members.push(number);
+                good.push(accepted);
+            };
             match answer {
-                Answer::Has(accepted) => good.push(accepted),
-                Answer::Accepted => good.push(None),
+                Answer::Has(accepted) => yes(number, accepted),
+                Answer::Accepted => yes(number, None),
                 Answer::Refused(Refusal(ballot)) => outbid = outbid.max(Some(ballot.round)),
-                Answer::Silent(why) => silent.push(format!("{name}: {why}")),
+                Answer::Silent(why) => silent.push(format!("{}: {why}", self.members[number].name)),
                 // One is enough: it is of other members only after all of these had come to their end.
-                Answer::Moved(there) => return Round::Moved(there),
+                Answer::Moved(there) => return (Round::Moved(there), Quick::default()),
+            }
+            if !members.contains(&number) {
+                answers.extend(unasked.drain(..).map(call));
             }
             if good.len() >= self.majority()
                 && let Some(concluded) = conclude(&good)
             {
-                return Round::Majority(concluded);
+                return (Round::Majority(concluded), Quick { members, unasked, took: began.elapsed() });
             }
         }
-        match outbid {
+        let round = match outbid {
             Some(round) => Round::Outbid(round),
             // Enough answer, and what they say comes to nothing.
             None if good.len() >= self.majority() => Round::Outbid(0),
@@ -201,7 +273,8 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
                 self.majority(),
                 silent.join("; ")
             )),
-        }
+        };
+        (round, Quick::default())
     }
 
     /// Brings to an end what is half done, and gives the value that is chosen now.
@@ -214,12 +287,12 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
                     proposer.saw(found.ballot.round);
                     continue;
                 }
-                Round::Majority(found) => match self.accept(&ballot, &found.value).await {
-                    Round::Majority(()) => {
-                        proposer.promised = Some((ballot.next(), ballot.clone()));
+                Round::Majority(found) => match self.accept(&ballot, &found.value, None).await {
+                    (Round::Majority(()), by) => {
+                        proposer.promised = Some(Promised { next: ballot.next(), of: ballot.clone(), by });
                         return Ok(Accepted { ballot, value: found.value });
                     }
-                    other => other.outcome(),
+                    (other, _) => other.outcome(),
                 },
                 other => other.outcome(),
             };
@@ -233,7 +306,7 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
         proposer.promised = None;
         proposer.saw(why?);
         // Two who outbid each other in turns must not go on in step.
-        tokio::time::sleep(self.session.random.up_to(Duration::from_millis(20))).await;
+        sleep(self.session.random.up_to(Duration::from_millis(20))).await;
         Ok(())
     }
 }
@@ -264,7 +337,9 @@ impl Proposer {
 impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
     /// The value, if it is here.
     pub(crate) async fn read_here(&self) -> Result<Versioned<S, Ballot>, Stop<S>> {
-        let found = match self.shown().await {
+        // Who wrote last has most likely written the last value, and knows who has it.
+        let quick = self.proposer.try_lock().ok().and_then(|proposer| Some(proposer.promised.as_ref()?.by.clone()));
+        let found = match self.shown(quick.as_ref()).await {
             Round::Majority(found) => found,
             Round::Outbid(_) => self.settled(&mut *self.proposer.lock().await).await?,
             Round::Silent(why) => return Err(Failure::Unknown(why).into()),
@@ -280,13 +355,13 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
     /// Writes, if the register is here.
     pub(crate) async fn swap_here(&self, base: &Ballot, next: &S) -> Result<Ballot, Stop<S>> {
         let mut proposer = self.proposer.lock().await;
-        let ballot = match proposer.promised.take() {
-            Some((ballot, of)) if of == *base => ballot,
+        let (ballot, quick) = match proposer.promised.take() {
+            Some(Promised { next, of, by }) if of == *base => (next, Some(by)),
             _ => loop {
                 let ballot = proposer.next_ballot();
                 let why = match self.prepare(&ballot).await {
                     Round::Majority(found) if found.ballot == *base && found.ballot.round < ballot.round => {
-                        break ballot;
+                        break (ballot, None);
                     }
                     Round::Majority(found) if found.ballot.round >= ballot.round => Ok(found.ballot.round),
                     // Nothing was sent. What the present value is, a read tells.
@@ -297,10 +372,11 @@ impl<S: Value, R: Register<State = AcceptorState<S>>> QuorumRegister<S, R> {
             },
         };
         proposer.saw(ballot.round);
-        let unknown = match self.accept(&ballot, next).await {
+        let (accepted, by) = self.accept(&ballot, next, quick.as_ref()).await;
+        let unknown = match accepted {
             Round::Majority(()) => {
                 proposer.saw(ballot.round + 1);
-                proposer.promised = Some((ballot.next(), ballot.clone()));
+                proposer.promised = Some(Promised { next: ballot.next(), of: ballot.clone(), by });
                 return Ok(ballot);
             }
             // A few may have accepted it, and then it is still to come, or not.

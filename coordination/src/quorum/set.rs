@@ -4,7 +4,8 @@
 //! So the first acceptors are made in one moment of a register's life only, when all clusters answer and none of them has one that
 //! knows its members; and then all are told the uids of all. From then on whoever opens the register believes what a majority says of
 //! the uids, and counts no answer of an acceptor with another uid. What has lost a minority goes on; what has lost a majority
-//! of its acceptors fails closed.
+//! of its acceptors fails closed. What has lost all of them looks as if it had never been: so the set's registry is told the uids first,
+//! and no register is made that is in there already.
 //!
 //! Of later members one acceptor's word is enough: it was told them only after a majority of those before had chosen them.
 
@@ -14,12 +15,19 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use kube::{Client, ResourceExt, api::PostParams};
-use quorate_crds::{Acceptor, AcceptorUid};
+use quorate_crds::{Acceptor, AcceptorUid, names};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AcceptorState, Chosen, KubeLinks, MovingRegister, Place, Value, object::place_of};
+use super::{
+    AcceptorState, Chosen, KubeLinks, MovingRegister, Place, Value,
+    object::place_of,
+    registry::{Registry, Roll, Uids},
+};
 use crate::{
     Session, Stored,
     kube_register::called,
@@ -76,6 +84,34 @@ pub enum OpenError {
         /// What was given.
         given: String,
     },
+    /// It was, and is no more.
+    #[error(
+        "register {register} was made once, and its acceptors are gone from all clusters, with what it held: if it is to begin anew, run kubectl quorate members forget {cluster_set} {name}"
+    )]
+    Lost {
+        /// Namespace and name.
+        register: String,
+        /// Its name.
+        name: String,
+        /// The ClusterSet.
+        cluster_set: String,
+    },
+    /// A name that has a meaning of its own.
+    #[error(
+        "register {register}: names that begin with registry. or config-registry. are those of registries: take another one"
+    )]
+    Reserved {
+        /// Namespace and name.
+        register: String,
+    },
+    /// The set's registry cannot be read or written.
+    #[error("registry {registry}, in which registers are written down before they are made: {why}")]
+    Registry {
+        /// Namespace and name.
+        registry: String,
+        /// Why.
+        why: String,
+    },
     /// An acceptor has something that no register of this kind has.
     #[error("register {register}, in cluster {cluster}: {why}")]
     Unreadable {
@@ -91,12 +127,36 @@ pub enum OpenError {
 /// A register over Kubernetes clusters.
 pub type KubeQuorum<S> = MovingRegister<S, KubeLinks>;
 
-/// Opens a register on the clusters with these names, and makes it on them if there is none. They need not be its members, but a majority of those must
-/// be among them. A call to one of them may take `limit`.
+/// Opens a register on the clusters with these names, which are those of the ClusterSet, and makes it on them if there never was one. They need
+/// not be its members, but a majority of those must be among them. A call to one of them may take `limit`.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub async fn open<S: Value + Serialize + DeserializeOwned>(
+    clusters: &[(String, Client)],
+    namespace: &str,
+    cluster_set: &str,
+    name: &str,
+    initial: S,
+    session: &Session,
+    limit: Duration,
+) -> Result<KubeQuorum<S>, OpenError> {
+    let links = KubeLinks::new(clusters, namespace, name, limit);
+    let registry = Registry { clusters, namespace, cluster_set, session, limit };
+    let set = Set { clusters, links: &links, namespace, name, limit, registry: Some(registry) };
+    set.is_named()?;
+    if names::is_registry(name) {
+        return Err(OpenError::Reserved { register: set.register() });
+    }
+    let member = set.member().await?;
+    set.opened(member, initial, session)
+}
+
+/// Opens a register that was made, of any kind if `S` is JSON; never makes one. Else as [`open`].
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open_made<S: Value + Serialize + DeserializeOwned>(
     clusters: &[(String, Client)],
     namespace: &str,
     name: &str,
@@ -104,15 +164,31 @@ pub async fn open<S: Value + Serialize + DeserializeOwned>(
     session: &Session,
     limit: Duration,
 ) -> Result<KubeQuorum<S>, OpenError> {
-    object_name(name)?;
     let links = KubeLinks::new(clusters, namespace, name, limit);
-    let set = Set { clusters, links: &links, namespace, name, limit };
-    set.has_names()?;
-    let (cluster, acceptor) = set.member().await?;
-    let state = AcceptorState::<Chosen<S>>::of_object(&acceptor);
-    let state = state.map_err(|why| OpenError::Unreadable { register: set.register(), cluster, why })?;
-    let register = set.register();
-    Ok(MovingRegister::new(links, &state, initial, &register, session.clone(), limit))
+    let set = Set { clusters, links: &links, namespace, name, limit, registry: None };
+    set.is_named()?;
+    let found = set.found().await;
+    set.are_several(&found)?;
+    let member = set.believed(&found)?.ok_or_else(|| set.unknown(&found))?;
+    set.opened(member, initial, session)
+}
+
+/// The registry of this name, which is made if there is none.
+pub(super) fn open_registry<'a>(
+    clusters: &'a [(String, Client)],
+    namespace: &'a str,
+    name: &'a str,
+    session: &'a Session,
+    limit: Duration,
+) -> BoxFuture<'a, Result<KubeQuorum<Roll>, OpenError>> {
+    // Boxed, since a register is opened while one is opened; of a registry itself none keeps note.
+    async move {
+        let links = KubeLinks::new(clusters, namespace, name, limit);
+        let set = Set { clusters, links: &links, namespace, name, limit, registry: None };
+        set.is_named()?;
+        set.opened(set.member().await?, Roll::new(), session)
+    }
+    .boxed()
 }
 
 /// So often it is tried to make it: others may do so too, and answers may be lost.
@@ -124,9 +200,9 @@ struct Set<'a> {
     namespace: &'a str,
     name: &'a str,
     limit: Duration,
+    /// Where its making is written down; none of a registry.
+    registry: Option<Registry<'a>>,
 }
-
-type Uids = BTreeMap<String, String>;
 
 /// What a cluster has, or why it does not tell.
 type Found = Result<Option<Acceptor>, String>;
@@ -140,7 +216,21 @@ impl Set<'_> {
         self.clusters.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    fn has_names(&self) -> Result<(), OpenError> {
+    /// The register of which this is a member.
+    fn opened<S: Value + Serialize + DeserializeOwned>(
+        &self,
+        (cluster, acceptor): (String, Acceptor),
+        initial: S,
+        session: &Session,
+    ) -> Result<KubeQuorum<S>, OpenError> {
+        let state = AcceptorState::<Chosen<S>>::of_object(&acceptor);
+        let state = state.map_err(|why| OpenError::Unreadable { register: self.register(), cluster, why })?;
+        let links = self.links.clone();
+        Ok(MovingRegister::new(links, &state, initial, &self.register(), session.clone(), self.limit))
+    }
+
+    fn is_named(&self) -> Result<(), OpenError> {
+        object_name(self.name)?;
         let distinct: BTreeSet<_> = self.clusters.iter().map(|(name, _)| name).collect();
         if distinct.len() == self.clusters.len() && !distinct.is_empty() && !distinct.iter().any(|name| name.is_empty())
         {
@@ -157,12 +247,23 @@ impl Set<'_> {
             if let Some(member) = self.believed(&found)? {
                 return Ok(member);
             }
-            // Made by somebody, and not told to all, or by nobody.
+            let mut uids = None;
+            // Nobody knows its members: it was not made, or not told yet, or is lost.
             if found.iter().all(|(_, found)| found.as_ref().is_ok_and(|found| !is_told(found.as_ref()))) {
-                self.make(&mut found).await;
+                uids = self.recorded().await?;
+                match &uids {
+                    None => self.make(&mut found).await,
+                    Some(uids) if found.iter().any(|(cluster, found)| is_of(uids, cluster, found)) => {}
+                    Some(_) => return Err(self.lost()),
+                }
             }
             self.are_several(&found)?;
-            if let Some(uids) = complete(&found) {
+            if uids.is_none()
+                && let Some(all) = complete(&found)
+            {
+                uids = Some(self.record(all).await?);
+            }
+            if let Some(uids) = uids {
                 self.tell(&uids, found).await;
             }
             found = self.found().await;
@@ -172,6 +273,27 @@ impl Set<'_> {
             Some(member) => Ok(member),
             None => Err(self.unknown(&found)),
         }
+    }
+
+    /// The acceptors that it was made with, if it was.
+    async fn recorded(&self) -> Result<Option<Uids>, OpenError> {
+        match &self.registry {
+            Some(registry) => registry.of(self.name).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Writes down that it is made with these; with which it is, if somebody was first.
+    async fn record(&self, uids: Uids) -> Result<Uids, OpenError> {
+        match &self.registry {
+            Some(registry) => registry.record(self.name, uids).await,
+            None => Ok(uids),
+        }
+    }
+
+    fn lost(&self) -> OpenError {
+        let cluster_set = self.registry.as_ref().map_or("", |registry| registry.cluster_set).to_owned();
+        OpenError::Lost { register: self.register(), name: self.name.to_owned(), cluster_set }
     }
 
     /// Whether no two of them have the same acceptor.
@@ -238,9 +360,10 @@ impl Set<'_> {
         join_all(makes.map(|(cluster, found)| async { *found = self.links.make(cluster).await.map(Some) })).await;
     }
 
-    /// Tells all of them the uids of all.
+    /// Tells those of them that are meant the uids of all.
     async fn tell(&self, uids: &Uids, found: Vec<(String, Found)>) {
-        let acceptors = found.into_iter().filter_map(|(cluster, found)| Some((cluster, found.ok()??)));
+        let meant = found.into_iter().filter(|(cluster, found)| is_of(uids, cluster, found));
+        let acceptors = meant.filter_map(|(cluster, found)| Some((cluster, found.ok()??)));
         let tells =
             acceptors.filter(|(_, acceptor)| !is_told(Some(acceptor))).map(|(cluster, mut acceptor)| async move {
                 acceptor.spec.epoch = 1;
@@ -256,6 +379,12 @@ impl Set<'_> {
             });
         join_all(tells).await;
     }
+}
+
+/// Whether what was found in this cluster is one of these.
+fn is_of(uids: &Uids, cluster: &str, found: &Found) -> bool {
+    let uid = found.as_ref().ok().and_then(|found| found.as_ref()?.uid());
+    uid.is_some_and(|uid| uids.get(cluster) == Some(&uid))
 }
 
 fn is_told(found: Option<&Acceptor>) -> bool {

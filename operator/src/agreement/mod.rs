@@ -106,7 +106,12 @@ impl Agreements {
     }
 
     /// The config's register.
-    async fn register(&self, config: &DistributedConfig, of: &Arc<Open>) -> Result<Arc<Register>, AgreementError> {
+    async fn register(
+        &self,
+        config: &DistributedConfig,
+        set: &str,
+        of: &Arc<Open>,
+    ) -> Result<Arc<Register>, AgreementError> {
         let (key, config_uid) = (&Key::of(config), config.metadata.uid.clone());
         let same = |known: &&Known| Arc::ptr_eq(&known.of, of) && known.config_uid == config_uid;
         if let Some(known) = self.lock().get(key).filter(same) {
@@ -117,7 +122,7 @@ impl Agreements {
             set: key.clone(),
             why: format!("cannot be used: the system has no randomness: {error}"),
         })?;
-        let register = open(&of.members, &key.namespace, &name, Agreed::default(), &session, CALL).await?;
+        let register = open(&of.members, &key.namespace, set, &name, Agreed::default(), &session, CALL).await?;
         let (register, of) = (Arc::new(register), Arc::clone(of));
         let known = Known { config_uid, of, register: Arc::clone(&register), decided: None, kept_in: 0, caught_up: 0 };
         self.lock().insert(key.clone(), known);
@@ -148,7 +153,7 @@ pub async fn agreed(
     }
     let own = of.own().ok_or_else(|| wrong("has no member that is this cluster (self: true)".to_owned()))?;
     let archive = Archive { config, members: &of.members, own };
-    let register = operator.agreements.register(config, &of).await?;
+    let register = operator.agreements.register(config, &agreement.cluster_set, &of).await?;
     let who = operator.state.changed_by(&key);
     let decided = decided(&register, &archive, wanted.as_ref().ok(), who.as_deref());
     let at = match timeout(LIMIT, decided).await {

@@ -62,7 +62,8 @@ pub async fn run(target: &Target, options: &LockRun) -> Result {
             let no_server = |message: String| Failure { exit: Exit::NoServer, message };
             let members = clusters::members(&client, namespace, set).await.map_err(|e| no_server(e.to_string()))?;
             let name = names::lock_register(&options.lock);
-            let opened = quorum::open(&members, namespace, &name, LockState::default(), &session, clusters::CALL).await;
+            let (initial, limit) = (LockState::default(), clusters::CALL);
+            let opened = quorum::open(&members, namespace, set, &name, initial, &session, limit).await;
             let register = opened.map_err(|error| no_server(error.to_string()))?;
             let lock = Lock::new(register, session.clone(), &options.lock, ttl).map_err(|error| failed(&error))?;
             held_by(&cluster, &lock, &session, options, notice, &mut signals).await

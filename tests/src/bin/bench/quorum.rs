@@ -103,7 +103,7 @@ impl Single {
 
 async fn opened(clients: &[(String, Client)], size: usize) -> Result<KubeQuorum<u64>> {
     let session = Session::new("bench")?;
-    Ok(open(clients, "default", &format!("register-{size}"), 0, &session, LIMIT).await?)
+    Ok(open(clients, "default", &format!("of-{size}"), &format!("register-{size}"), 0, &session, LIMIT).await?)
 }
 
 /// One proposer that goes on.
