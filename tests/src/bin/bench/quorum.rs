@@ -13,7 +13,7 @@ use quorate_coordination::{
     RedLock, Register as _, Session,
     quorum::{KubeQuorum, open},
 };
-use quorate_crds::{Acceptor, AcceptorBallot, AcceptorSpec};
+use quorate_crds::Acceptor;
 use quorate_tests::{Cluster, cluster::Options};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -49,7 +49,12 @@ pub async fn measure() -> Result<Vec<Value>> {
     for size in SIZES {
         registers.push(opened(&clients[..size], size).await?);
     }
-    let mut single = Single::new(clients[0].1.clone()).await?;
+    // With something in it.
+    for register in &registers {
+        let at = register.read().await.context("reading the register")?;
+        register.compare_and_swap(&at.version, &0).await.context("writing the register")?;
+    }
+    let mut single = Single::new(clients[0].1.clone(), &name_of(SIZES[0])).await?;
     for round in 0..ROUNDS {
         eprintln!("  {} of {ROUNDS}", round + 1);
         single.turn(&mut writes[0], &mut reads[0]).await?;
@@ -68,24 +73,28 @@ pub async fn measure() -> Result<Vec<Value>> {
     Ok(rows)
 }
 
-/// One object at one of them.
+/// One object at one of them, written as a member of a register is.
 struct Single {
     api: Api<Acceptor>,
     object: Acceptor,
 }
 
 impl Single {
-    async fn new(client: Client) -> Result<Self> {
+    /// Like this member.
+    async fn new(client: Client, member: &str) -> Result<Self> {
         let api: Api<Acceptor> = Api::default_namespaced(client);
-        let object = Acceptor { metadata: named("single"), spec: AcceptorSpec::default() };
+        let spec = api.get(member).await?.spec;
+        let object = Acceptor { metadata: named("single"), spec };
         let object = api.create(&PostParams::default(), &object).await?;
         Ok(Self { api, object })
     }
 
     async fn turn(&mut self, writes: &mut Timed, reads: &mut Timed) -> Result<()> {
         for _ in 0..CALLS {
-            let promised = AcceptorBallot { round: self.object.spec.promised.round + 1, proposer: "single".into() };
-            self.object.spec.promised = promised;
+            let spec = &mut self.object.spec;
+            let ballot = spec.promised.clone();
+            spec.promised.round += 1;
+            spec.accepted.get_or_insert_default().ballot = ballot;
             let metadata = ObjectMeta { managed_fields: None, ..self.object.metadata.clone() };
             let wanted = Acceptor { metadata, spec: self.object.spec.clone() };
             let start = Instant::now();
@@ -103,7 +112,11 @@ impl Single {
 
 async fn opened(clients: &[(String, Client)], size: usize) -> Result<KubeQuorum<u64>> {
     let session = Session::new("bench")?;
-    Ok(open(clients, "default", &format!("of-{size}"), &format!("register-{size}"), 0, &session, LIMIT).await?)
+    Ok(open(clients, "default", &format!("of-{size}"), &name_of(size), 0, &session, LIMIT).await?)
+}
+
+fn name_of(size: usize) -> String {
+    format!("register-{size}")
 }
 
 /// One proposer that goes on.
