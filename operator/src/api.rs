@@ -63,24 +63,33 @@ impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::TimeOut => write!(f, "{}: no answer within {} s", self.call, CALL_LIMIT.as_secs()),
-            Cause::Kube(error) => match &**error {
-                kube::Error::Api(status) => write!(f, "{}: {} ({})", self.call, status.message, status.code),
-                // Without the source's chain "client error (Connect)" says nothing.
-                other => {
-                    write!(f, "{}: {other}", self.call)?;
-                    let mut source = std::error::Error::source(other);
-                    while let Some(cause) = source {
-                        write!(f, ": {cause}")?;
-                        source = cause.source();
-                    }
-                    Ok(())
-                }
-            },
+            Cause::Kube(error) => write!(f, "{}: {}", self.call, told(error)),
         }
     }
 }
 
 impl std::error::Error for ApiError {}
+
+/// What a failed call says to people.
+#[must_use]
+pub fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => with_causes(other),
+    }
+}
+
+/// Without the chain of causes "client error (Connect)" says nothing.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        told += &format!(": {cause}");
+        source = cause.source();
+    }
+    told
+}
 
 /// Runs one call under the time limit.
 ///

@@ -20,6 +20,8 @@ use rustls::{
 };
 use serde_json::Value;
 
+use crate::api::with_causes;
+
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The most bytes of an answer that are read.
@@ -100,7 +102,7 @@ impl Asker {
         let request = Request::get(uri).header("user-agent", "quorate-operator").body(Empty::new());
         let request = request.map_err(|_| format!("{host} is no http:// or https:// address"))?;
         let answer = async {
-            let answer = client.request(request).await.map_err(|error| chain(&error))?;
+            let answer = client.request(request).await.map_err(|error| with_causes(&error))?;
             let status = answer.status();
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
             Ok::<_, String>((
@@ -117,16 +119,6 @@ impl Asker {
 
 fn hint(status: StatusCode) -> &'static str {
     if status.is_redirection() { " (redirects are not followed)" } else { "" }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -25,7 +25,7 @@ use kube::{
 use quorate_crds::{Acceptor, ConfigReplica, names};
 use quorate_resolve::{SourceKind, SourceRef};
 
-use crate::{Key, Operator, guarded::Guarded, rollout::Replica};
+use crate::{Key, Operator, api::told, guarded::Guarded, rollout::Replica};
 
 /// The API server ends a watch after this long; a load balancer that drops idle connections does
 /// not go unnoticed for longer. Seconds.
@@ -166,16 +166,7 @@ fn explained(error: &watcher::Error) -> String {
         kube::Error::Api(status) if status.code == 404 => {
             "its CustomResourceDefinition is not installed: kubectl apply -f crds/".into()
         }
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => {
-            let mut text = other.to_string();
-            let mut source = std::error::Error::source(other);
-            while let Some(cause) = source {
-                text += &format!(": {cause}");
-                source = cause.source();
-            }
-            text
-        }
+        other => told(other),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The real control plane, and what tests, demo and benchmarks share.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod attempt;
 pub mod certificates;
 pub mod cluster;
 pub mod crash;

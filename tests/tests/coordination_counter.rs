@@ -30,6 +30,7 @@ use quorate_crds::{
 };
 use quorate_tests::{
     Cluster,
+    attempt::refused,
     crowd::{Crowd, Job, faketime},
     faults::{self, Faults},
     wait::wait_for,
@@ -82,15 +83,6 @@ async fn status(api: &Api<DistributedCounter>, name: &str, patch: Value) -> kube
 
 async fn spec(api: &Api<DistributedCounter>, name: &str, patch: Value) -> kube::Result<DistributedCounter> {
     api.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": patch}))).await
-}
-
-#[track_caller]
-fn refused<T>(answer: kube::Result<T>, why: &str) {
-    match answer {
-        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains(why) => {}
-        Err(error) => panic!("refused, but not because {why:?}: {error}"),
-        Ok(_) => panic!("it went through, and should have been refused: {why}"),
-    }
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ use quorate_coordination::{
 use quorate_crds::{DistributedQueue, DistributedQueueSpec, MAX_QUEUE_PAYLOAD, QueueItem, QueueItemState};
 use quorate_tests::{
     Cluster,
+    attempt::refused,
     cluster::{self, Options},
     crowd::{Crowd, Job, faketime},
     faults::{self, Faults},
@@ -83,15 +84,6 @@ fn handle(client: Client, name: &str, who: &str) -> Queue<KubeStore> {
 /// A merge patch of an item's status, as an attacker or a wrong program would send it.
 async fn status(api: &Api<QueueItem>, name: &str, patch: Value) -> kube::Result<QueueItem> {
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": patch}))).await
-}
-
-#[track_caller]
-fn refused<T>(answer: kube::Result<T>, why: &str) {
-    match answer {
-        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains(why) => {}
-        Err(error) => panic!("refused, but not because {why:?}: {error}"),
-        Ok(_) => panic!("it went through, and should have been refused: {why}"),
-    }
 }
 
 #[tokio::test]

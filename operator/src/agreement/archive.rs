@@ -29,6 +29,8 @@ use quorate_crds::{
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::api::told;
+
 /// Content that nothing names stays for so long: somebody may be about to propose it.
 const UNNAMED: Duration = Duration::from_secs(3600);
 
@@ -266,7 +268,7 @@ async fn create(client: &Client, secret: &Secret) -> Result<(), String> {
             let same = there.type_ == secret.type_ && same_content(&there, secret);
             if same { Ok(()) } else { Err(format!("Secret {namespace}/{name} has other content: delete it")) }
         }
-        Ok(made) => made.map(drop).map_err(|error| words(&error)),
+        Ok(made) => made.map(drop).map_err(|error| told(&error)),
         Err(_) => Err(format!("no answer within {} s", CALL.as_secs())),
     }
 }
@@ -283,22 +285,7 @@ fn same_content(one: &Secret, other: &Secret) -> bool {
 
 async fn called<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
     match timeout(CALL, call).await {
-        Ok(answer) => answer.map_err(|error| words(&error)),
+        Ok(answer) => answer.map_err(|error| told(&error)),
         Err(_) => Err(format!("no answer within {} s", CALL.as_secs())),
-    }
-}
-
-fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => {
-            let mut text = other.to_string();
-            let mut source = std::error::Error::source(other);
-            while let Some(cause) = source {
-                text += &format!(": {cause}");
-                source = cause.source();
-            }
-            text
-        }
     }
 }
