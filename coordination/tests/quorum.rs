@@ -15,8 +15,8 @@ use futures::{future::join_all, stream::BoxStream};
 use history::{History, Violation};
 use proptest::prelude::*;
 use quorate_coordination::{
-    Counter, CounterError, CounterState, Failure, Lock, LockState, Mode, QuorumRegister, Random, Register, Session,
-    Version, Versioned, Virtual,
+    Counter, CounterError, CounterState, Election, Failure, Lock, LockState, Mode, QuorumRegister, Random, Register,
+    Session, Version, Versioned, Virtual,
     counter::Operation,
     quorum::{Accepted, AcceptorState, Ballot, Member},
 };
@@ -156,6 +156,52 @@ async fn without_a_majority_every_call_fails_in_time_with_the_reason_and_it_reco
     let after = counter.add(1).await.unwrap().after;
     // Whether the one that failed was done it could not tell.
     assert!(after == 2 || after == 3, "{after}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_election_over_it_has_one_leader_and_rising_terms_through_the_loss_of_a_minority() {
+    let clusters = clusters(3, 0);
+    let ttl = Duration::from_secs(15);
+    // Each has a way of its own, which can be cut.
+    let candidate = |name: &str| {
+        let (session, cut) = (session(name), Arc::<AtomicBool>::default());
+        let member = |(number, cluster): (usize, &Cluster<_>)| {
+            let link = Link { cluster: cluster.clone(), cut: Arc::clone(&cut) };
+            Member::new(&format!("cluster-{number}"), link, CALL)
+        };
+        let members = clusters.iter().enumerate().map(member).collect();
+        let register = QuorumRegister::new(members, LockState::default(), "a register", session.clone());
+        (Election::on(Lock::new(register, session, "n/l", ttl).unwrap()), cut)
+    };
+    let [(first, cut), (second, _), (third, _)] = ["first", "second", "third"].map(candidate);
+    let leads = first.campaign().await.unwrap();
+    let waits = tokio::spawn(async move { second.campaign().await.unwrap() });
+    clusters[0].set_down(true);
+    sleep(ttl * 2).await;
+    assert!(!waits.is_finished() && !leads.valid_for().is_zero(), "it is renewed by the others");
+    assert_eq!(third.leader().await.unwrap().as_deref(), Some("first"));
+
+    // A leader that is cut off has ended before the next one leads.
+    cut.store(true, std::sync::atomic::Ordering::SeqCst);
+    let lost = async {
+        leads.lost().await;
+        Instant::now()
+    };
+    let next = async {
+        let next = waits.await.unwrap();
+        (next, Instant::now())
+    };
+    let (lost, (next, began)) = tokio::join!(lost, next);
+    assert!(lost < began && leads.valid_for().is_zero());
+    assert!(next.term() > leads.term());
+
+    // Who resigns hands over at once.
+    let term = next.term();
+    let waits = tokio::spawn(async move { third.campaign().await.unwrap() });
+    sleep(Duration::from_secs(1)).await;
+    next.resign().await.unwrap();
+    let last = timeout(Duration::from_secs(1), waits).await.unwrap().unwrap();
+    assert!(last.term() > term);
 }
 
 #[tokio::test(start_paused = true)]
